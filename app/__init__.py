@@ -1,0 +1,50 @@
+"""vlserve: an OpenAI-compatible server for vision-language and text models."""
+
+import atexit
+import functools
+import threading
+from pathlib import Path
+
+from flask import Flask
+
+from app import telemetry
+from app.engine import catalog, loader
+from app.engine.registry import ModelRegistry
+from app.errors import ApiError
+from app.routes import health, hooks, models, openai
+from app.services.admission import Admission
+from app.services.completion import Completions
+from app.settings import Settings
+
+
+def create_app(settings: Settings) -> Flask:
+    """The WSGI application: registry, services and blueprints wired together, here and nowhere else.
+
+    Raises SettingsError for a catalogue or a default model that cannot be.
+    """
+    telemetry.configure(settings.log_level, settings.log_format)
+    app = Flask("vlserve", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    registry = ModelRegistry(
+        catalog.read(Path(settings.catalog), settings.model, device=settings.device, dtype=settings.dtype),
+        functools.partial(loader.load, max_concurrent=settings.max_concurrent),
+        settings.idle_unload,
+    )
+    admission = Admission(settings.max_concurrent + settings.max_queue)
+    app.extensions["settings"] = settings
+    app.extensions["registry"] = registry
+    app.extensions["completions"] = Completions(registry, admission, settings)
+    hooks.install(app)
+    for module in (openai, models, health):
+        app.register_blueprint(module.bp)
+    atexit.register(registry.close)
+    if settings.preload:
+        threading.Thread(target=_preload, args=(registry,), name="preload", daemon=True).start()
+    return app
+
+
+def _preload(registry: ModelRegistry) -> None:
+    try:
+        registry.get(None).release()
+    except ApiError:
+        return  # the registry has logged it; the first request tries again and gets the reason

@@ -1,0 +1,94 @@
+"""python -m app serve | models: the command line."""
+
+import os
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from app.settings import PROJECT, Settings, SettingsError, parser
+
+USAGE = """usage: python -m app COMMAND [flags]
+
+commands:
+  serve    serve models over HTTP (python -m app serve --help lists the flags)
+  models   list the models of the catalogue
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; returns the process's exit code."""
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    commands = {"serve": serve, "models": models}
+    if command not in commands:
+        print(f"vlserve: there is no command {command}; there are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    try:
+        return commands[command](rest)
+    except SettingsError as error:
+        print(f"vlserve: {error}", file=sys.stderr)
+        return 2
+
+
+def serve(arguments: list[str]) -> int:
+    """Check the settings and the port, then become gunicorn."""
+    settings = Settings.from_args(arguments)
+    from app.engine import catalog
+
+    models = catalog.read(
+        Path(settings.catalog), settings.model, device=settings.device, dtype=settings.dtype
+    )
+    settings = replace(settings, port=_free_port(settings))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    print(f"vlserve: {models.default} on {url}   (OpenAI base_url {url}/v1, health {url}/health)", flush=True)
+    if not _is_loopback(settings.host):
+        print("vlserve: this address can be reached from outside, and requests need no key", flush=True)
+    os.environ.update(settings.to_env())
+    sys.path.insert(0, str(PROJECT))
+    sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
+    from gunicorn.app.wsgiapp import run
+
+    run()
+    return 0
+
+
+def models(arguments: list[str]) -> int:
+    """Print the catalogue."""
+    from app.engine import catalog
+
+    settings = Settings.from_args(arguments)
+    found = catalog.read(Path(settings.catalog), settings.model)
+    for spec in found:
+        mark = "*" if spec.id == found.default else " "
+        shown = spec.source.removeprefix(str(PROJECT) + os.sep)
+        print(f"{mark} {spec.id:28} {'+'.join(spec.modalities):11} {shown}")
+    print("* is the default; --model takes any of these, a hub id (owner/name) or a folder")
+    return 0
+
+
+def _free_port(settings: Settings) -> int:
+    """The port to bind; raises SettingsError when it is taken, before gunicorn tries five times."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}, port {settings.port}"
+            raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from None
+        return int(probe.getsockname()[1])
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+if __name__ == "__main__":
+    if "-h" in sys.argv[2:] or "--help" in sys.argv[2:]:
+        parser().print_help()
+        sys.exit(0)
+    sys.exit(main(sys.argv[1:]))

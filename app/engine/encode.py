@@ -1,0 +1,135 @@
+"""From messages to model inputs: the chat template, the tokenizer and the model's own picture processor."""
+
+import copy
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from jinja2 import TemplateError
+
+from app.engine.types import ImagePart, Message
+from app.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+
+
+class PromptEncoder:
+    """Renders and tokenizes conversations for one model; safe to call from many threads at once.
+
+    No call sets padding or truncation: transformers keeps those on the shared tokenizer, where one thread's
+    choice would silently change another's lengths.
+    """
+
+    def __init__(self, processor: Any, *, vision: bool, remote_code: bool) -> None:
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.image_token_id: int | None = getattr(processor, "image_token_id", None)
+        self._processor = processor
+        self._vision = vision
+        self._remote_code = remote_code
+        self._control_tokens = re.compile(
+            "|".join(re.escape(str(token)) for token in sorted(self.tokenizer.all_special_tokens)) or r"(?!)"
+        )
+        if not remote_code:
+            _encode_control_tokens_as_text_without_state(self.tokenizer)
+
+    def encode(self, messages: Iterable[Message]) -> dict[str, Any]:
+        """Tensors for generate(), a batch of one: input_ids (1, tokens), attention_mask, pictures' pixels.
+
+        Raises InvalidRequest for what the template or the processor refuses.
+        """
+        messages = tuple(messages)
+        self._refuse(messages)
+        if not self._template():
+            raise InvalidRequest(
+                "This model has no chat template: it cannot hold a conversation.", param="model"
+            )
+        conversation = [
+            {"role": message.role, "content": _content(message, parts=self._vision)} for message in messages
+        ]
+        try:
+            inputs = self._encode(conversation, [part.image for part in _pictures(messages)])
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"The model's chat template refuses this: {error}", param="messages"
+            ) from None
+        except ValueError:
+            log.warning("the processor refused a prompt", exc_info=True)
+            raise InvalidRequest(
+                "The model's processor cannot take this text or picture.", param=_place(messages)
+            ) from None
+        return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+
+    def image_tokens(self, input_ids: Any) -> int:
+        """How many of the prompt's tokens stand for pictures."""
+        return 0 if self.image_token_id is None else int((input_ids == self.image_token_id).sum())
+
+    def _encode(self, conversation: list[dict[str, Any]], pictures: list[Any]) -> Any:
+        if self._remote_code:
+            text = self._processor.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True
+            )
+            return self._processor(images=pictures or None, text=text, return_tensors="pt")
+        return self._processor.apply_chat_template(
+            conversation,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            sanitize_control_tokens=True,
+        )
+
+    def _template(self) -> Any:
+        own = getattr(self._processor, "chat_template", None)
+        return own or getattr(self.tokenizer, "chat_template", None)
+
+    def _refuse(self, messages: tuple[Message, ...]) -> None:
+        for index, message in enumerate(messages):
+            for part in message.parts:
+                if isinstance(part, ImagePart):
+                    if not self._vision:
+                        raise InvalidRequest("This model takes text only, no pictures.", param=part.param)
+                elif self._remote_code and (found := self._control_tokens.search(part.text)):
+                    # Its processor has no way to tell a control token in a text from its own.
+                    raise InvalidRequest(
+                        f"The text contains {found.group()!r}, a control token of this model.",
+                        param=f"messages[{index}].content",
+                    )
+
+
+def _content(message: Message, *, parts: bool) -> Any:
+    if parts and any(isinstance(part, ImagePart) for part in message.parts):
+        return [
+            {"type": "image", "image": part.image}
+            if isinstance(part, ImagePart)
+            else {"type": "text", "text": part.text}
+            for part in message.parts
+        ]
+    return "\n".join(part.text for part in message.parts if not isinstance(part, ImagePart))
+
+
+def _pictures(messages: Iterable[Message]) -> list[ImagePart]:
+    return [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
+
+
+def _place(messages: tuple[Message, ...]) -> str:
+    pictures = _pictures(messages)
+    return pictures[0].param if pictures else "messages"
+
+
+def _encode_control_tokens_as_text_without_state(tokenizer: Any) -> None:
+    """Give the tokenizer a twin for user text that contains its control tokens.
+
+    transformers encodes such text by switching a flag on the shared tokenizer, which another thread's call
+    would see. The twin has the flag on for ever; it is made at the first text that needs it.
+    """
+    twin: list[Any] = []
+
+    def encode(text: str) -> list[int]:
+        if not twin:
+            made = copy.deepcopy(tokenizer.backend_tokenizer)
+            made.encode_special_tokens = True
+            twin.append(made)
+        return list(twin[0].encode(text, add_special_tokens=False).ids)
+
+    tokenizer._encode_without_added_tokens = encode

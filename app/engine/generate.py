@@ -1,0 +1,258 @@
+"""The stream's thread and its streamer: the two ends of one pipe.
+
+`TransformersEngine.submit` encodes the prompt in the caller's thread, so that a prompt that cannot be is
+refused there, and starts a thread that runs `model.generate(…, streamer=stream)`. generate() calls
+`stream.put` for each token; the caller iterates over the stream. Whatever the thread raises comes out of that
+iteration. Leaving is `cancel`: a stopping criterion ends generate() at the next token.
+"""
+
+import contextvars
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from app.engine.encode import PromptEncoder
+from app.engine.sampling import Sampler
+from app.engine.turns import Turns
+from app.engine.types import (
+    Defaults,
+    Event,
+    Finish,
+    GenerationRequest,
+    Idle,
+    ModelSpec,
+    Token,
+)
+from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, OutOfMemory
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds without a token after which an iteration yields Idle."""
+HELD_TOKENS = 16
+"""Tokens that may be held back as the beginning of a character; what is none after so many is shown."""
+
+
+class TransformersEngine:
+    """A model that runs transformers' generate(); one thread for each stream, `max_concurrent` at once."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        model: Any,
+        encoder: PromptEncoder,
+        *,
+        defaults: Defaults,
+        context_length: int,
+        stop_ids: frozenset[int],
+        max_concurrent: int,
+    ) -> None:
+        self.spec = spec
+        self.defaults = defaults
+        self.context_length = context_length
+        self.modalities = spec.modalities
+        self.device = str(model.device)
+        self._model = model
+        self._encoder = encoder
+        self._stop_ids = stop_ids
+        self._turns = Turns(max_concurrent)
+
+    def submit(self, request: GenerationRequest) -> "TokenStream":
+        """Encode the prompt and start its thread; raises InvalidRequest, ContextLengthExceeded."""
+        inputs = self._encoder.encode(request.messages)
+        prompt_tokens = int(inputs["input_ids"].shape[1])
+        max_tokens = self._room(request, prompt_tokens)
+        stream = TokenStream(
+            self._encoder.tokenizer,
+            self._stop_ids,
+            prompt_tokens=prompt_tokens,
+            image_tokens=self._encoder.image_tokens(inputs["input_ids"]),
+            on_cancel=self._turns.wake,
+        )
+        context = contextvars.copy_context()  # carries the request id into the thread's log lines
+        threading.Thread(
+            target=context.run,
+            args=(self._run, stream, inputs, request, max_tokens),
+            name="generate",
+            daemon=True,
+        ).start()
+        return stream
+
+    def load(self) -> tuple[int, int]:
+        """Running and waiting generations."""
+        return self._turns.count()
+
+    def memory_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(weight.numel() * weight.element_size() for weight in self._model.parameters())
+
+    def close(self) -> None:
+        """Drop the model; a generation that still winds down keeps it until its last token."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _room(self, request: GenerationRequest, prompt_tokens: int) -> int:
+        """How many tokens may be generated."""
+        room = self.context_length - prompt_tokens
+        if room < 1:
+            raise ContextLengthExceeded(
+                f"This model's context is {self.context_length} tokens; the prompt has {prompt_tokens}.",
+                param="messages",
+            )
+        if request.max_tokens is None:
+            return min(self.defaults.max_tokens or 2048, room)
+        if request.max_tokens > room:
+            raise ContextLengthExceeded(
+                f"This model's context is {self.context_length} tokens: the prompt has {prompt_tokens}, "
+                f"so at most {room} can be generated, and {request.max_tokens} were asked for.",
+                param=request.max_tokens_param,
+            )
+        return request.max_tokens
+
+    def _run(
+        self, stream: "TokenStream", inputs: dict[str, Any], request: GenerationRequest, max_tokens: int
+    ) -> None:
+        error: BaseException | None = None
+        try:
+            with self._turns.turn(stream.is_cancelled) as mine:
+                if mine:
+                    self._generate(stream, inputs, request, max_tokens)
+        except ApiError as known:
+            error = known
+        except torch.OutOfMemoryError:
+            log.exception("out of memory in generate()")
+            error = OutOfMemory(
+                "The device's memory ran out for this request; try a shorter one.", retry_after=5
+            )
+        except BaseException as unknown:
+            log.exception("generate() failed")
+            error = GenerationFailed(f"The model failed while it generated ({type(unknown).__name__}).")
+        # Outside of the except blocks: a traceback would keep the request's tensors alive.
+        if error is not None:
+            stream.fail(error)
+        else:
+            stream.end()
+
+    def _generate(
+        self, stream: "TokenStream", inputs: dict[str, Any], request: GenerationRequest, max_tokens: int
+    ) -> None:
+        model = self._model
+        config = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=False,  # Sampler has chosen already
+            repetition_penalty=request.sampling.repetition_penalty,
+            eos_token_id=sorted(self._stop_ids) or None,
+            pad_token_id=min(self._stop_ids, default=0),
+        )
+        with torch.inference_mode():
+            model.generate(
+                **{name: _on(model, value) for name, value in inputs.items()},
+                generation_config=config,
+                logits_processor=[Sampler(request.sampling, model.device)],
+                stopping_criteria=StoppingCriteriaList([_Cancelled(stream)]),
+                streamer=stream,
+            )
+
+
+class TokenStream(TextIteratorStreamer):
+    """What generate() writes into and a response reads from: tokens, then how it ended.
+
+    TextIteratorStreamer decodes all that it holds at each token, keeps text back until a space, and
+    leaves its reader waiting when generate() raises. This one keeps its protocol (put, end, iteration) and
+    does neither: each token is decoded once, text waits only for the end of a character, and `fail` reaches
+    the reader.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop_ids: frozenset[int],
+        *,
+        prompt_tokens: int,
+        image_tokens: int = 0,
+        on_cancel: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt=True)
+        self.prompt_tokens = prompt_tokens
+        self.image_tokens = image_tokens
+        self._on_cancel = on_cancel
+        self._stop_ids = stop_ids
+        self._stopped = False
+        self._held: list[int] = []
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._cancelled = threading.Event()
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, once, which is skipped, then each token as generate() has it."""
+        if self.next_tokens_are_prompt:
+            self.next_tokens_are_prompt = False
+            return
+        for token in value.flatten().tolist():
+            self._stopped = token in self._stop_ids
+            self._events.put(Token(token, "" if self._stopped else self._decode(token)))
+
+    def end(self) -> None:
+        """generate() is through: with a stop token, or at the limit."""
+        rest = self._text(self._held) if self._held else ""
+        # What is left of a character that the limit cut is no text.
+        self._events.put(Finish("stop" if self._stopped else "length", rest.rstrip("\ufffd")))
+
+    def fail(self, error: BaseException) -> None:
+        """The thread's exception, to be raised where the stream is read."""
+        self._events.put(error)
+
+    def cancel(self) -> None:
+        """Stop generate() at its next token, or take it out of the queue."""
+        self._cancelled.set()
+        self._on_cancel()
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            try:
+                event = self._events.get(timeout=TICK)
+            except Empty:
+                event = Idle()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+            if isinstance(event, Finish):
+                return
+
+    def _decode(self, token: int) -> str:
+        self._held.append(token)
+        text: str | None = self._decoder.step(self.tokenizer.backend_tokenizer, token)
+        if text is None and len(self._held) >= HELD_TOKENS:
+            text = self._text(self._held)
+            self._decoder = DecodeStream(skip_special_tokens=True)
+        if text is not None:
+            self._held.clear()
+        return text or ""
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class _Cancelled(StoppingCriteria):
+    def __init__(self, stream: TokenStream) -> None:
+        self._stream = stream
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self._stream.is_cancelled(), device=input_ids.device)
+
+
+def _on(model: Any, value: Any) -> Any:
+    """A tensor on the model's device, and in its number format where it holds pixels."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)

@@ -1,0 +1,312 @@
+"""Loading a catalogue entry: fetch, look, check the memory, read the weights, make the engine.
+
+This is the only module that imports generate.py, and with it torch and transformers, and it does so when the
+first model loads. All that can go wrong comes out as ModelNotFound, ModelLoadFailed or OutOfMemory.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from app.engine.types import Defaults, Engine, ModelSpec
+from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors"]
+"""What is fetched of a hub model: no pickles."""
+HEADROOM = 1.15
+"""Memory asked for, beyond the bytes of the weights, for buffers and a first prompt."""
+_transformers_logging_lock = threading.Lock()
+
+
+def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int) -> Engine:
+    """The engine of a catalogue entry."""
+    if spec.engine != "transformers":
+        raise ModelLoadFailed(f"{spec.id}: there is no engine {spec.engine!r} in this version.")
+    folder = _fetch(spec, progress)
+    progress("importing torch", 0.0)
+    torch = _import_torch()
+    progress("reading the configuration", 0.0)
+    config, auto_model, vision = _inspect(spec, folder)
+    device = _device(torch, spec)
+    dtype = _dtype(torch, spec, config, device)
+    _check_memory(torch, spec, folder, config, device, dtype)
+    with _tell(progress):
+        model = _read_weights(auto_model, spec, folder, dtype).to(device).eval()
+    progress("reading the tokenizer", 1.0)
+    return _engine(spec, folder, model, vision=vision, max_concurrent=max_concurrent)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, cut by the container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # no cgroup, or "max": no quota
+    return cores
+
+
+def _fetch(spec: ModelSpec, progress: Progress) -> Path:
+    """The folder with the model's files, fetched from the hub if the source is a hub id."""
+    folder = Path(spec.source)
+    if folder.is_absolute() or spec.source.startswith("."):
+        if not folder.is_dir():
+            raise ModelNotFound(f"{spec.id}: its folder {folder.name} does not exist.", param="model")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    progress("fetching", 0.0)
+    try:
+        return Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=FILES))
+    except LocalEntryNotFoundError:
+        raise ModelLoadFailed(
+            f"{spec.id}: the hub cannot be reached, and {spec.source} is not in the local cache."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelNotFound(
+            f"{spec.id}: the hub has no {spec.source}, or it needs a login (HF_TOKEN).", param="model"
+        ) from None
+    except Exception as error:
+        log.warning("fetching %s failed", spec.source, exc_info=True)
+        raise ModelLoadFailed(f"{spec.id}: fetching {spec.source} failed ({type(error).__name__}).") from None
+
+
+def _import_torch() -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a batch of one gains nothing from it
+    import torch
+
+    from app.engine import torchvision_cpu
+
+    torchvision_cpu.prepare()
+    torch.set_num_threads(usable_cores())
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    return torch
+
+
+def _inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool]:
+    """The configuration, the Auto class that loads it, and whether it takes pictures."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    raw = _config_json(spec, folder)
+    kind = raw.get("model_type")
+    remote = "auto_map" in raw
+    if remote and not spec.trust_remote_code:
+        raise ModelLoadFailed(
+            f"{spec.id}: the folder holds code of its own, which runs only where the catalogue entry says "
+            "trust_remote_code: true."
+        )
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    if not remote and not known:
+        raise ModelLoadFailed(f"{spec.id}: transformers has no chat model of the architecture {kind!r}.")
+    with _explained(spec, "its configuration is broken"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
+    if remote:
+        return config, AutoModel, "image" in spec.modalities
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return config, AutoModelForImageTextToText, True
+    return config, AutoModelForCausalLM, False
+
+
+def _config_json(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelLoadFailed(f"{spec.id}: its folder has no config.json.") from None
+    except ValueError:
+        raise ModelLoadFailed(f"{spec.id}: its config.json is not JSON.") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise ModelLoadFailed(f"{spec.id}: its config.json names no model_type.")
+    return raw
+
+
+def _device(torch: Any, spec: ModelSpec) -> Any:
+    wanted = spec.device
+    if wanted == "auto":
+        wanted = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelLoadFailed(f"{spec.id}: there is no device {wanted} on this machine.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelLoadFailed(f"{spec.id}: there is no Apple GPU on this machine.")
+    return device
+
+
+def _dtype(torch: Any, spec: ModelSpec, config: Any, device: Any) -> Any:
+    """As asked, else 16 bits where the device is fast in them and the weights have no more."""
+    if spec.dtype != "auto":
+        return getattr(torch, spec.dtype)
+    stored = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if stored in (None, torch.float32):
+        return torch.float32
+    if device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16
+
+
+def _check_memory(torch: Any, spec: ModelSpec, folder: Path, config: Any, device: Any, dtype: Any) -> None:
+    sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
+    if not sizes:
+        raise ModelLoadFailed(f"{spec.id}: its folder has no weights (*.safetensors).")
+    stored = getattr(config, "dtype", None) or torch.float32
+    needed = int(sum(sizes) / stored.itemsize * dtype.itemsize * HEADROOM)
+    on_cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_cuda else psutil.virtual_memory().available
+    if needed > free:
+        raise OutOfMemory(
+            f"{spec.id} needs about {needed / 1e9:.1f} GB of memory on {device}; {free / 1e9:.1f} are free."
+        )
+
+
+def _read_weights(auto_model: Any, spec: ModelSpec, folder: Path, dtype: Any) -> Any:
+    with _explained(spec, "its weights cannot be read"):
+        model, report = auto_model.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=spec.trust_remote_code,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelLoadFailed(
+            f"{spec.id}: its weights lack {len(missing)} tensors, the first is {missing[0]}."
+        )
+    return model
+
+
+def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_concurrent: int) -> Engine:
+    from dataclasses import replace
+
+    from transformers import AutoProcessor, AutoTokenizer, GenerationConfig
+
+    from app.engine.encode import PromptEncoder
+    from app.engine.generate import TransformersEngine
+
+    with _explained(spec, "its tokenizer or processor cannot be read"):
+        processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("no fast tokenizer (tokenizer.json)")
+    own = model.generation_config
+    stop_ids = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
+    defaults = _defaults(spec.defaults, own)
+    # What the file says has been read; from here on each request brings a configuration of its own.
+    model.generation_config = GenerationConfig(eos_token_id=sorted(stop_ids) or None)
+    inner = getattr(model, "language_model", None)  # where remote code calls generate()
+    if inner is not None and hasattr(inner, "generation_config"):
+        inner.generation_config = model.generation_config
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return TransformersEngine(
+        replace(spec, modalities=("text", "image") if vision else ("text",)),
+        model,
+        PromptEncoder(processor, vision=vision, remote_code=spec.trust_remote_code),
+        defaults=defaults,
+        context_length=min(spec.context_length or longest, longest),
+        stop_ids=frozenset(stop_ids),
+        max_concurrent=max_concurrent,
+    )
+
+
+def _defaults(entry: Defaults, own: Any) -> Defaults:
+    """The catalogue's defaults, then those of generation_config.json."""
+    sampled = own.do_sample is not False
+
+    def pick(name: str, *, applies: bool = True) -> Any:
+        chosen = getattr(entry, name)
+        return chosen if chosen is not None or not applies else getattr(own, name, None)
+
+    return Defaults(
+        temperature=pick("temperature", applies=sampled),
+        top_p=pick("top_p", applies=sampled),
+        top_k=pick("top_k", applies=sampled),
+        repetition_penalty=pick("repetition_penalty"),
+        max_tokens=entry.max_tokens,
+    )
+
+
+def _ids(value: int | list[int] | None) -> set[int]:
+    return set() if value is None else {value} if isinstance(value, int) else set(value)
+
+
+@contextmanager
+def _explained(spec: ModelSpec, what: str) -> Iterator[None]:
+    """Turn whatever transformers raises into ModelLoadFailed; its own text goes to the log."""
+    try:
+        yield
+    except MemoryError:
+        raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None
+    except Exception as error:
+        log.warning("%s: %s", spec.id, what, exc_info=True)
+        if "out of memory" in str(error).lower():
+            raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None
+        raise ModelLoadFailed(f"{spec.id}: {what} ({type(error).__name__}).") from None
+
+
+@contextmanager
+def _tell(progress: Progress) -> Iterator[None]:
+    """Report transformers' own progress over the weights; one load at a time, since its hook is global."""
+    from transformers.utils import logging as transformers_logging
+
+    def hook(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return _Bar(args[0] if args else options.get("iterable"), options.get("total"), progress)
+
+    with _transformers_logging_lock:
+        previous = transformers_logging.set_tqdm_hook(hook)
+        try:
+            yield
+        finally:
+            transformers_logging.set_tqdm_hook(previous)
+
+
+class _Bar:
+    """As much of tqdm as transformers uses while it reads weights."""
+
+    def __init__(self, iterable: Any, total: int | None, progress: Progress) -> None:
+        self._iterable = iterable
+        self._total = total or (len(iterable) if hasattr(iterable, "__len__") else 0)
+        self._progress = progress
+        self._done = 0
+
+    def update(self, count: int = 1) -> None:
+        self._done += count
+        self._progress("reading the weights", self._done / self._total if self._total else 0.0)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable:
+            yield item
+            self.update()
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None

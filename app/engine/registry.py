@@ -1,0 +1,187 @@
+"""The models of the process: each is loaded once, by the first request that needs it, and leased while used.
+
+A load runs in a thread of its own, so that it goes on when the request that began it leaves, and so that it
+blocks neither other models nor /health. Everyone who asks meanwhile waits for the same future; a load that
+fails fails them all with its reason and is forgotten, so that the next request tries again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.engine.catalog import Catalog
+from app.engine.types import Engine, ModelSpec
+from app.errors import ApiError, ModelLoadFailed, OutOfMemory
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share done, 0 … 1."""
+Load = Callable[[ModelSpec, Progress], Engine]
+
+
+@dataclass
+class _Entry:
+    future: "Future[Engine]" = field(default_factory=Future)
+    leases: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+    phase: str = "waiting"
+    share: float = 0.0
+
+    @property
+    def engine(self) -> Engine | None:
+        done = self.future.done() and self.future.exception() is None
+        return self.future.result() if done else None
+
+
+class Lease:
+    """A model that will not be unloaded before `release`, which may be called more than once."""
+
+    def __init__(self, engine: Engine, release: Callable[[], None]) -> None:
+        self.engine = engine
+        self._release: Callable[[], None] | None = release
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        with self._lock:
+            release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
+class ModelRegistry:
+    """Models by name, loaded lazily; `idle_unload` is in seconds, 0 keeps them for ever."""
+
+    def __init__(self, catalog: Catalog, load: Load, idle_unload: float = 0.0) -> None:
+        self.catalog = catalog
+        self._load = load
+        self._idle_unload = idle_unload
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._sweeper: threading.Thread | None = None
+
+    def get(self, name: str | None, *, tick: float = 0.25, watch: Callable[[], None] = lambda: None) -> Lease:
+        """The model of that name, loaded if need be. `watch` is called every `tick` seconds and may raise.
+
+        Raises ModelNotFound, ModelLoadFailed or OutOfMemory.
+        """
+        spec = self.catalog.resolve(name)
+        with self._lock:
+            entry = self._entries.get(spec.id)
+            if entry is None:
+                entry = self._entries[spec.id] = _Entry()
+                threading.Thread(
+                    target=self._run_load, args=(spec, entry), name=f"load-{spec.id}", daemon=True
+                ).start()
+            entry.leases += 1
+        try:
+            return Lease(_wait(entry.future, tick, watch), lambda: self._release(entry))
+        except BaseException:
+            self._release(entry)
+            raise
+
+    def status(self, model_id: str) -> tuple[Literal["absent", "loading", "loaded"], str, float]:
+        """Whether a model is loaded, and while it loads what is being done and the share done."""
+        with self._lock:
+            entry = self._entries.get(model_id)
+        if entry is None:
+            return "absent", "", 0.0
+        return ("loaded" if entry.engine else "loading"), entry.phase, entry.share
+
+    def engines(self) -> list[Engine]:
+        """The models that are loaded now."""
+        with self._lock:
+            return [entry.engine for entry in self._entries.values() if entry.engine is not None]
+
+    def unload_idle(self, idle_for: float) -> list[str]:
+        """Unload what nobody has used for so many seconds; returns the ids."""
+        now = time.monotonic()
+        with self._lock:
+            idle = [
+                name
+                for name, entry in self._entries.items()
+                if entry.engine and not entry.leases and now - entry.idle_since >= idle_for
+            ]
+            gone = [(name, self._entries.pop(name).engine) for name in idle]
+        for name, engine in gone:
+            if engine is not None:
+                engine.close()
+                log.info("unloaded %s", name)
+        return idle
+
+    def close(self) -> None:
+        """Unload all that is not in use."""
+        self._idle_unload = 0.0
+        self.unload_idle(0.0)
+
+    def _run_load(self, spec: ModelSpec, entry: _Entry) -> None:
+        start = time.monotonic()
+        log.info("loading %s from %s", spec.id, spec.source)
+        try:
+            engine = self._load_making_room(spec, _reporter(spec, entry))
+        except BaseException as error:
+            with self._lock:
+                self._entries.pop(spec.id, None)
+            known = isinstance(error, ApiError)
+            log.error("loading %s failed: %s", spec.id, error, exc_info=None if known else error)
+            entry.future.set_exception(
+                error if known else ModelLoadFailed(f"{spec.id} could not be loaded: {type(error).__name__}.")
+            )
+            return
+        log.info("loaded %s on %s in %.1f s", spec.id, engine.device, time.monotonic() - start)
+        entry.future.set_result(engine)
+        self._start_sweeper()
+
+    def _load_making_room(self, spec: ModelSpec, progress: Progress) -> Engine:
+        try:
+            return self._load(spec, progress)
+        except OutOfMemory as error:
+            freed = self.unload_idle(0.0)
+            if not freed:
+                raise
+            log.info("unloaded %s to make room: %s", ", ".join(freed), error)
+        return self._load(spec, progress)
+
+    def _release(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.leases -= 1
+            entry.idle_since = time.monotonic()
+
+    def _start_sweeper(self) -> None:
+        with self._lock:
+            if self._idle_unload <= 0 or self._sweeper is not None:
+                return
+            self._sweeper = threading.Thread(target=self._sweep, name="unload-idle", daemon=True)
+            self._sweeper.start()
+
+    def _sweep(self) -> None:
+        while self._idle_unload > 0:
+            time.sleep(min(self._idle_unload / 4, 10.0))
+            self.unload_idle(self._idle_unload)
+
+
+def _wait(future: "Future[Engine]", tick: float, watch: Callable[[], None]) -> Engine:
+    while True:
+        watch()
+        try:
+            return future.result(timeout=tick)
+        except TimeoutError:
+            continue
+
+
+def _reporter(spec: ModelSpec, entry: _Entry) -> Progress:
+    last = time.monotonic()
+
+    def report(phase: str, share: float) -> None:
+        nonlocal last
+        changed = phase != entry.phase
+        entry.phase, entry.share = phase, share
+        if changed or time.monotonic() - last > 5.0:
+            last = time.monotonic()
+            log.info("loading %s: %s, %d %%", spec.id, phase, round(100 * share))
+
+    return report

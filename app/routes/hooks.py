@@ -1,0 +1,150 @@
+"""What holds for every route: request ids, JSON bodies, and every error in OpenAI's shape."""
+
+import json
+import logging
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Request, Response, g, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest
+from app.schemas.fields import first_problem
+from app.services import wire
+from app.telemetry import request_id
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+DISCARD_BYTES = 256 * 1024 * 1024
+DISCARD_SECONDS = 20.0
+
+
+def install(app: Flask) -> None:
+    """Give an app the hooks and error handlers."""
+    app.before_request(_begin)
+    app.after_request(_end)
+    app.register_error_handler(ApiError, _api_error)
+    app.register_error_handler(ValidationError, _validation_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(ClientLeft, lambda _: Response(status=499))
+    app.register_error_handler(Exception, _unexpected)
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """A JSON answer by the one encoder."""
+    return Response(wire.encode(body), status, mimetype="application/json")
+
+
+def json_body() -> Any:
+    """The request's body, parsed; raises InvalidRequest for what is no JSON."""
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        raise InvalidRequest(
+            "The body must be JSON, sent with Content-Type: application/json.", code="unsupported_media_type"
+        )
+    try:
+        return json.loads(request.get_data(cache=False).decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not UTF-8.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("The body's JSON is nested too deeply.", code="invalid_json") from None
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
+
+
+def client_left(source: Request) -> Callable[[], bool]:
+    """Whether the client has closed its connection, where the server gives us the socket.
+
+    A client that has shut down its sending half counts as gone too.
+    """
+    connection = source.environ.get("gunicorn.socket")
+
+    def left() -> bool:
+        if connection is None:
+            return False
+        try:
+            return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"")
+        except (BlockingIOError, InterruptedError):
+            return False
+        except (OSError, ValueError):
+            return True
+
+    return left
+
+
+def _begin() -> None:
+    given = request.headers.get("x-request-id", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    g.start = time.monotonic()
+    request_id.set(g.request_id)
+
+
+def _end(response: Response) -> Response:
+    response.headers["x-request-id"] = g.get("request_id", "")
+    if not request.path.startswith("/health"):
+        milliseconds = 1000 * (time.monotonic() - g.get("start", time.monotonic()))
+        log.info(
+            "%s %s %d in %.0f ms", request.method, request.path[:200], response.status_code, milliseconds
+        )
+    return response
+
+
+def _api_error(error: ApiError) -> Response:
+    response = json_response(wire.error(error), error.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _validation_error(error: ValidationError) -> Response:
+    place, text = first_problem(error.normalized_messages())
+    return _api_error(
+        InvalidRequest(
+            f"{place} {text}.".strip().capitalize() if not place else f"{place} {text}.", param=place or None
+        )
+    )
+
+
+def _http_error(error: HTTPException) -> Response:
+    if isinstance(error, RequestEntityTooLarge):
+        _discard_body()
+        limit = (request.max_content_length or 0) / 1024 / 1024
+        return _api_error(BodyTooLarge(f"The body is larger than the limit of {limit:g} MiB."))
+    problem = ApiError(error.description or error.name, code=error.name.lower().replace(" ", "_"))
+    problem.status = error.code or 500
+    problem.type = "invalid_request_error" if problem.status < 500 else "server_error"
+    if problem.status == 404:
+        problem.message = f"There is nothing at {request.method} {request.path[:200]}."
+    response = _api_error(problem)
+    if allowed := getattr(error, "valid_methods", None):
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    log.exception("unexpected error", exc_info=error)
+    return _api_error(ApiError(f"The server failed; its log has the details under {g.get('request_id')}."))
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _discard_body() -> None:
+    """Read what the client still sends, within bounds: closing now would reset the connection."""
+    stream = request.environ["wsgi.input"]
+    deadline = time.monotonic() + DISCARD_SECONDS
+    left = DISCARD_BYTES
+    try:
+        while left > 0 and time.monotonic() < deadline:
+            block = stream.read(min(left, 1 << 16))
+            if not block:
+                return
+            left -= len(block)
+    except OSError:
+        return

@@ -1,0 +1,58 @@
+"""Events to bytes: server-sent events, comments on idle streams, and the close that frees everything."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from flask import Response
+
+from app.errors import ClientLeft
+from app.services import wire
+from app.services.completion import Completion
+
+log = logging.getLogger(__name__)
+
+PING_EVERY = 10.0
+"""Seconds of silence after which a comment keeps the connection open."""
+
+
+def stream(completion: Completion) -> Response:
+    """The streamed answer of a completion."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    # Typed in full: Werkzeug adds the charset to text types only on its own terms.
+    return Response(EventStream(completion), headers=headers, content_type="text/event-stream; charset=utf-8")
+
+
+class EventStream:
+    """A response body whose `close` frees its completion, also when it was never read.
+
+    A generator alone would not do: one that was never started gets no GeneratorExit.
+    """
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+        self._bytes = self._encode()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._bytes
+
+    def close(self) -> None:
+        """Called by the WSGI server when the response is over, however it ended."""
+        self._completion.close()
+
+    def _encode(self) -> Iterator[bytes]:
+        last = time.monotonic()
+        try:
+            for event in self._completion.events():
+                now = time.monotonic()
+                if event is not None:
+                    name = "event: error\n" if "error" in event else ""
+                    yield f"{name}data: {wire.encode(event)}\n\n".encode()
+                elif now - last >= PING_EVERY:
+                    yield b": ping\n\n"
+                else:
+                    continue
+                last = now
+            yield b"data: [DONE]\n\n"
+        except ClientLeft:
+            return

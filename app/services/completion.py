@@ -1,0 +1,146 @@
+"""A chat completion's life: resolve, prepare, admit, submit; then its text as one object or as chunks."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from app.engine.registry import Lease, ModelRegistry
+from app.engine.types import ChatRequest, FinishReason, Generation, Idle, Token
+from app.errors import ApiError, ClientLeft, RequestTimeout
+from app.services import prompt
+from app.services.admission import Admission, Ticket
+from app.services.output import StopStrings
+from app.services.wire import ChatWire, Usage, error
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WATCH_EVERY = 0.25
+"""Seconds between two looks at the clock and at the client."""
+
+
+class Completions:
+    """Starts completions on the models of a registry."""
+
+    def __init__(self, registry: ModelRegistry, admission: Admission, settings: Settings) -> None:
+        self._registry = registry
+        self._admission = admission
+        self._settings = settings
+
+    def start(self, request: ChatRequest, client_left: Callable[[], bool] = lambda: False) -> "Completion":
+        """A completion that runs; everything that can be refused is refused here, by an ApiError.
+
+        Raises ClientLeft if the client goes away meanwhile.
+        """
+        watch = _Watch(client_left, self._settings.request_timeout)
+        ticket = self._admission.enter()
+        lease: Lease | None = None
+        try:
+            lease = self._registry.get(request.model, watch=watch)
+            resolved = prompt.resolve(
+                request,
+                lease.engine.defaults,
+                max_images=self._settings.max_images,
+                max_pixels=int(self._settings.max_image_mp * 1e6),
+                watch=watch,
+            )
+            generation = lease.engine.submit(resolved)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            ticket.release()
+            raise
+        return Completion(request, generation, lease, ticket, watch)
+
+
+class Completion:
+    """One answer while it is made. It must be closed, read or not; reading it to the end closes it."""
+
+    def __init__(
+        self, request: ChatRequest, generation: Generation, lease: Lease, ticket: Ticket, watch: "_Watch"
+    ) -> None:
+        self._request = request
+        self._generation = generation
+        self._lease = lease
+        self._ticket = ticket
+        self._watch = watch
+        self._stops = StopStrings(request.stop)
+        self._tokens = 0
+        self._reason: FinishReason | None = None
+        self._wire = ChatWire(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=lease.engine.spec.id,
+            include_usage=request.include_usage,
+        )
+
+    def collect(self) -> dict[str, Any]:
+        """The whole answer; raises what the generation raised, RequestTimeout or ClientLeft."""
+        try:
+            text = "".join(piece for piece in self._pieces() if piece)
+            return self._wire.completion(text, self._reason or "stop", self._usage())
+        finally:
+            self.close()
+
+    def events(self) -> Iterator[dict[str, Any] | None]:
+        """Chunks as they come; None when there is nothing to say. An ApiError becomes the last events."""
+        try:
+            yield self._wire.role()
+            for piece in self._pieces():
+                yield self._wire.delta(piece) if piece else None
+            yield self._wire.finish(self._reason or "stop")
+            if self._request.include_usage:
+                yield self._wire.usage(self._usage())
+        except ApiError as problem:
+            yield error(problem)
+            yield self._wire.finish("error")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop what still runs and give everything back; harmless when called again."""
+        self._generation.cancel()
+        self._lease.release()
+        self._ticket.release()
+
+    def _pieces(self) -> Iterator[str]:
+        """Text that can be shown, empty when there is none; sets the finish reason."""
+        for event in self._generation:
+            self._watch()
+            if isinstance(event, Idle):
+                yield ""
+            elif isinstance(event, Token):
+                self._tokens += 1
+                yield self._stops.push(event.text)
+                if self._stops.found:
+                    self._reason = "stop"
+                    return
+            else:
+                yield self._stops.push(event.text) + self._stops.flush()
+                self._reason = "stop" if self._stops.found else event.reason
+
+    def _usage(self) -> Usage:
+        return Usage(self._generation.prompt_tokens, self._tokens, self._generation.image_tokens)
+
+
+class _Watch:
+    """Looks at the clock and the client, a few times a second at most, and raises when either says stop."""
+
+    def __init__(self, client_left: Callable[[], bool], timeout: float) -> None:
+        self._client_left = client_left
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + WATCH_EVERY
+        if now > self._deadline:
+            raise RequestTimeout(f"The request took longer than {self._timeout:g} seconds.")
+        if self._client_left():
+            log.info("client disconnected")
+            raise ClientLeft

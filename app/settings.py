@@ -1,0 +1,240 @@
+"""Everything that comes from outside: one table of settings, from flags, then environment, then defaults.
+
+`Settings` holds plain validated values; each field's metadata is its row of the table: flags, help and kind.
+A field's environment variable is VLSERVE_ and its name in capitals; dashes and underscores in flags are one.
+"""
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+VERSION = "0.1.0"
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(ValueError):
+    """A setting from a flag or the environment that cannot be; its text is one line for a person."""
+
+
+def setting(
+    default: Any,
+    help_text: str,
+    *flags: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    pattern: str = "",
+    metavar: str = "",
+    env: str = "",
+) -> Any:
+    """One row of the table; its range, choices or pattern are checked when the settings are made."""
+    row = {
+        "help": help_text,
+        "flags": flags,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "pattern": pattern,
+        "metavar": metavar,
+        "env": env,
+    }
+    return field(default=default, metadata=row)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The process's settings; `from_env` and `from_args` raise SettingsError for a value that cannot be."""
+
+    model: str = setting(
+        "demo",
+        "catalogue id, hub id (owner/name) or folder of the default model",
+        "-m",
+        "--model-path",
+        "--model_dir",
+        metavar="MODEL",
+        env="NANOVLLM_MODEL_PATH",
+    )
+    host: str = setting("127.0.0.1", "address to listen on", metavar="ADDRESS")
+    port: int = setting(8000, "port to listen on; 0 takes a free one", "-p", low=0, high=65535)
+    device: str = setting(
+        "auto",
+        "auto, cpu, cuda, cuda:N or mps",
+        "-d",
+        pattern=r"auto|cpu|mps|cuda(:\d{1,3})?",
+        metavar="DEVICE",
+    )
+    dtype: str = setting(
+        "auto", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    max_concurrent: int = setting(32, "streams that generate at once", "-c", low=1, high=1024)
+    max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
+    request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
+    drain_timeout: float = setting(30.0, "seconds running streams get at a stop", low=0, high=3600)
+    idle_unload: float = setting(
+        0.0, "unload a model that was idle for so many seconds; 0: never", low=0, metavar="SECONDS"
+    )
+    preload: bool = setting(False, "load the default model at start, not at the first request")
+    catalog: str = setting(
+        str(PROJECT / "models" / "catalog.yaml"), "the file that names the models", metavar="FILE"
+    )
+    max_body_mb: float = setting(16.0, "largest request body in MiB", low=0.1, high=4096)
+    max_image_mp: float = setting(100.0, "largest picture in megapixels", low=0.01, high=1000)
+    max_images: int = setting(32, "pictures in one request", low=0, high=4096)
+    log_level: str = setting(
+        "INFO", "how much is logged", "-l", choices=("DEBUG", "INFO", "WARNING", "ERROR")
+    )
+    log_format: str = setting("text", "text for people, json for machines", choices=("text", "json"))
+
+    def __post_init__(self) -> None:
+        for row in fields(self):
+            _check(row, getattr(self, row.name))
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mb * 1024 * 1024)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Settings from VLSERVE_… variables, else the defaults."""
+        return cls(**_from_env(os.environ if environ is None else environ))
+
+    @classmethod
+    def from_args(cls, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> "Settings":
+        """Settings from `python -m app serve`'s flags, then the environment, then the defaults."""
+        given = vars(parser().parse_args(list(arguments)))
+        return cls(**(_from_env(os.environ if environ is None else environ) | given))
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that make `from_env` return these settings in another process."""
+        return {variable(row): _as_text(getattr(self, row.name)) for row in fields(self)}
+
+
+def variable(row: Field[Any]) -> str:
+    """The environment variable of a field."""
+    return f"VLSERVE_{row.name.upper()}"
+
+
+def flags(row: Field[Any]) -> list[str]:
+    """A field's flags, the canonical one first."""
+    return [f"--{row.name.replace('_', '-')}", *row.metadata["flags"]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `serve`, made from the table; absent flags leave no attribute."""
+    result = _Parser(
+        prog="python -m app serve",
+        description="Serve vision-language and text models with an OpenAI-compatible API.",
+        epilog="Each flag has an environment variable: --max-queue is VLSERVE_MAX_QUEUE. Flags win.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for row in fields(Settings):
+        options: dict[str, Any] = {"dest": row.name, "help": _help(row)}
+        if isinstance(row.default, bool):
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = lambda text, row=row: _for_argparse(row, text)
+            options["metavar"] = row.metadata["metavar"] or (
+                "N" if type(row.default) in (int, float) else "X"
+            )
+            if row.metadata["choices"]:
+                options["metavar"] = "|".join(row.metadata["choices"])
+        result.add_argument(*flags(row), **options)
+    short = result.add_argument_group("short for")
+    for name, source in (("--qwen", "qwen2.5-7b-instruct"), ("--llama", "llama-3.1-8b-instruct")):
+        short.add_argument(name, dest="model", action="store_const", const=source, help=f"--model {source}")
+    return result
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that takes --max_queue for --max-queue and names the nearest flag to a wrong one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        dashed = []
+        for argument in args or []:
+            name, equals, value = argument.partition("=")
+            if name.startswith("--") and name not in known:
+                name = name.replace("_", "-")
+            dashed.append(name + equals + value)
+        found, rest = super().parse_known_args(dashed, namespace)
+        for argument in rest:
+            near = difflib.get_close_matches(argument.partition("=")[0], known, 1)
+            self.error(f"there is no flag {argument}" + (f"; did you mean {near[0]}?" if near else ""))
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def _help(row: Field[Any]) -> str:
+    shown = "off" if row.default is False else row.default
+    return f"{row.metadata['help']} (default: {shown})".replace(str(PROJECT) + os.sep, "").replace("%", "%%")
+
+
+def _for_argparse(row: Field[Any], text: str) -> Any:
+    try:
+        return _parse(row, text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
+    result = {}
+    for row in fields(Settings):
+        for name in (variable(row), row.metadata["env"]):
+            if name and environ.get(name, "") != "":
+                try:
+                    result[row.name] = _parse(row, environ[name])
+                    _check(row, result[row.name])
+                except SettingsError as error:
+                    raise SettingsError(f"{name}: {error}") from None
+                break
+    return result
+
+
+def _parse(row: Field[Any], text: str) -> Any:
+    kind: type = type(row.default)
+    if kind is str:
+        return _nearest_case(text, row.metadata["choices"])
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise SettingsError(f"{text!r} is neither true nor false")
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{text!r} is not {what}") from None
+
+
+def _nearest_case(text: str, choices: tuple[str, ...]) -> str:
+    return next((choice for choice in choices if choice.lower() == text.lower()), text)
+
+
+def _check(row: Field[Any], value: Any) -> None:
+    name = f"{flags(row)[0]} {value}"
+    low, high, choices = row.metadata["low"], row.metadata["high"], row.metadata["choices"]
+    if low is not None and not value >= low:  # `not >=` refuses NaN as well
+        raise SettingsError(f"{name}: the least is {low:g}")
+    if high is not None and value > high:
+        raise SettingsError(f"{name}: the most is {high:g}")
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SettingsError(f"{name}: choose one of {', '.join(choices)}{hint}")
+    if row.metadata["pattern"] and not re.fullmatch(row.metadata["pattern"], value):
+        raise SettingsError(f"{name}: expected {row.metadata['help']}")
+    if isinstance(value, str) and not value.strip():
+        raise SettingsError(f"{flags(row)[0]}: is empty")
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,20 @@
+"""gunicorn's settings; those that depend on vlserve's come from the same environment as the application's."""
+
+from app.settings import Settings
+
+settings = Settings.from_env()
+
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+worker_class = "gthread"
+workers = 1  # one process holds the weights once; gthread serves all streams from it
+# A stream holds its thread for its life. Fewer threads than streams and queue places would leave requests in
+# the backlog, where neither a 429 nor /health reaches them.
+threads = settings.max_concurrent + settings.max_queue + 16
+timeout = 120  # of the worker's heartbeat, not of a request: streams may take any time
+graceful_timeout = int(settings.drain_timeout) + 5  # our own drain ends first
+keepalive = 75  # longer than nginx's default of 60 s for idle upstream connections
+max_requests = 0  # a restart would load every model again
+preload_app = False  # threads and CUDA contexts do not survive a fork
+control_socket_disable = True  # nothing here uses it
+accesslog = None  # the application logs requests, with their ids
+loglevel = settings.log_level.lower()

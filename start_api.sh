@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Set up what is missing in .venv, then serve:   ./start_api.sh [flags]     (--help lists them)
+set -eu
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$root/scripts/environment.sh"
+environment "$root/requirements.txt"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m app serve "$@"
