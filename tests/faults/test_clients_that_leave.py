@@ -1,0 +1,144 @@
+"""Clients that go away: their generations stop, and nothing is left of them."""
+
+import json
+import os
+import pathlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import Server, running, wait_until
+
+LONG = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1.5, "seed": 1, "max_tokens": 400}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], pathlib.Path]) -> Iterator[Server]:
+    """A server with few turns and a model that rambles."""
+    flags = ("--model", str(tiny("qwen2")), "--max-concurrent", "4", "--max-queue", "60")
+    with running(tmp_path_factory.mktemp("small"), *flags) as server:
+        server.post("/v1/chat/completions", LONG | {"max_tokens": 2})  # loads the model
+        yield server
+
+
+def open_stream(server: Server, body: dict[str, Any]) -> socket.socket:
+    """A connection on which the request has been sent and nothing was read."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    data = json.dumps(body | {"stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    return connection
+
+
+def read_token(connection: socket.socket) -> None:
+    """Read until a chunk with text has come."""
+    seen = b""
+    while b'"delta":{"content"' not in seen:
+        block = connection.recv(4096)
+        assert block, seen
+        seen += block
+
+
+def reset(connection: socket.socket) -> None:
+    """Close with a TCP reset, as a killed process does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def is_idle(server: Server) -> bool:
+    details = server.details()
+    return details["running"] == 0 and details["waiting"] == 0
+
+
+def threads_named(server: Server, name: str) -> list[str]:
+    """Names of the worker's threads that begin so, as the kernel knows them."""
+    tasks = pathlib.Path(f"/proc/{server.worker()}/task")
+    return [
+        found for task in tasks.iterdir() if (found := (task / "comm").read_text().strip()).startswith(name)
+    ]
+
+
+def answer(server: Server) -> Any:
+    return server.post("/v1/chat/completions", LONG | {"temperature": 0, "max_tokens": 20}).json()["choices"]
+
+
+def test_50_clients_vanish_after_the_first_token(small: Server) -> None:
+    usual = answer(small)
+    process = psutil.Process(small.worker())
+    wait_until(lambda: is_idle(small))
+    threads, files = process.num_threads(), process.num_fds()
+
+    def vanish() -> None:
+        connection = open_stream(small, LONG)
+        read_token(connection)
+        reset(connection)
+
+    clients = [threading.Thread(target=vanish) for _ in range(50)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(60)
+    wait_until(lambda: is_idle(small))
+    wait_until(lambda: process.num_fds() <= files + 2)
+    # gunicorn keeps the request threads of its pool; the threads that generate are gone
+    assert process.num_threads() - threads <= 64
+    assert answer(small) == usual
+    assert small.log.count("client disconnected") >= 1
+
+
+def test_resets_before_anything_is_read_lose_no_place(small: Server) -> None:
+    for _ in range(200):
+        reset(open_stream(small, LONG))
+    wait_until(lambda: is_idle(small), 60)
+    assert answer(small)
+
+
+def test_a_client_that_leaves_the_queue_never_starts(small: Server) -> None:
+    running_streams = [open_stream(small, LONG) for _ in range(4)]
+    wait_until(lambda: small.details()["running"] == 4)
+    waiting = open_stream(small, LONG)
+    wait_until(lambda: small.details()["waiting"] == 1)
+    reset(waiting)
+    wait_until(lambda: small.details()["waiting"] == 0)
+    for connection in running_streams:
+        reset(connection)
+    wait_until(lambda: is_idle(small))
+
+
+def test_a_client_that_waits_for_a_whole_answer_and_leaves_stops_it(small: Server) -> None:
+    host, port = small.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    data = json.dumps(LONG).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + data)
+    wait_until(lambda: small.details()["running"] == 1)
+    connection.close()
+    wait_until(lambda: is_idle(small), 10)
+
+
+def test_more_than_run_and_wait_are_refused_at_once(small: Server) -> None:
+    inside = [open_stream(small, LONG) for _ in range(64)]
+    wait_until(lambda: sum(small.details()[key] for key in ("running", "waiting")) > 50, 30)
+    codes: list[int] = []
+    statuses = [small.post("/v1/chat/completions", LONG | {"max_tokens": 1}) for _ in range(3)]
+    codes = [status.status_code for status in statuses]
+    for connection in inside:
+        reset(connection)
+    wait_until(lambda: is_idle(small), 60)
+    assert 429 in codes or codes == [200, 200, 200]  # the 64 may have gone down meanwhile
+    for status in statuses:
+        if status.status_code == 429:
+            assert status.headers["Retry-After"]
+            assert status.json()["error"]["code"] == "overloaded"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="reads the threads of another process from /proc")
+def test_no_generating_thread_is_left_over(small: Server) -> None:
+    wait_until(lambda: is_idle(small), 30)
+    assert threads_named(small, "generate") == []
