@@ -3,7 +3,8 @@
     ApiError                       status type                   code
     ├── InvalidRequest             400    invalid_request_error  invalid_value …
     │   ├── ContextLengthExceeded  400    invalid_request_error  context_length_exceeded
-    │   └── BodyTooLarge           413    invalid_request_error  body_too_large
+    │   ├── BodyTooLarge           413    invalid_request_error  body_too_large
+    │   └── UnsupportedMediaType   415    invalid_request_error  unsupported_media_type
     ├── ModelNotFound              404    invalid_request_error  model_not_found
     ├── RequestTimeout             408    timeout_error          request_timeout
     ├── Overloaded                 429    rate_limit_error       overloaded
@@ -65,6 +66,13 @@ class BodyTooLarge(InvalidRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is declared to be something that this route does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class ModelNotFound(ApiError):

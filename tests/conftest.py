@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import os
+import os as _o
 import pathlib
 import re
 import signal
@@ -18,8 +19,6 @@ import openai
 import pytest
 import requests
 from PIL import Image, ImageDraw
-
-import os as _o
 
 TRY = ["--catalog", _o.environ["TRYCAT"]] if "TRYCAT" in _o.environ else []
 ROOT = pathlib.Path(__file__).resolve().parent.parent

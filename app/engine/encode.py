@@ -13,6 +13,9 @@ from app.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
 
+NOT_FOR_GENERATE = ("token_type_ids", "eos_token_id")
+"""What processors return that generate() does not take, or takes from the request's own configuration."""
+
 
 class PromptEncoder:
     """Renders and tokenizes conversations for one model; safe to call from many threads at once.
@@ -58,7 +61,7 @@ class PromptEncoder:
             raise InvalidRequest(
                 "The model's processor cannot take this text or picture.", param=_place(messages)
             ) from None
-        return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+        return {name: value for name, value in inputs.items() if name not in NOT_FOR_GENERATE}
 
     def image_tokens(self, input_ids: Any) -> int:
         """How many of the prompt's tokens stand for pictures."""

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]
 FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors"]
 """What is fetched of a hub model: no pickles."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HEADROOM = 1.15
 """Memory asked for, beyond the bytes of the weights, for buffers and a first prompt."""
 _transformers_logging_lock = threading.Lock()
@@ -135,6 +136,8 @@ def _config_json(spec: ModelSpec, folder: Path) -> dict[str, Any]:
         raise ModelLoadFailed(f"{spec.id}: its config.json is not JSON.") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise ModelLoadFailed(f"{spec.id}: its config.json names no model_type.")
+    if not any((folder / name).exists() for name in TOKENIZERS):  # transformers would make an empty one
+        raise ModelLoadFailed(f"{spec.id}: its folder has no tokenizer ({' or '.join(TOKENIZERS)}).")
     return raw
 
 
@@ -216,12 +219,13 @@ def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_conc
     own = model.generation_config
     stop_ids = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
     defaults = _defaults(spec.defaults, own)
-    # What the file says has been read; from here on each request brings a configuration of its own.
-    model.generation_config = GenerationConfig(eos_token_id=sorted(stop_ids) or None)
     inner = getattr(model, "language_model", None)  # where remote code calls generate()
     if inner is not None and hasattr(inner, "generation_config"):
-        inner.generation_config = model.generation_config
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+        stop_ids |= _ids(inner.generation_config.eos_token_id)
+        inner.generation_config = GenerationConfig()
+    # What the file says has been read; from here on each request brings a configuration of its own.
+    model.generation_config = GenerationConfig()
+    longest = _longest_context(model.config)
     return TransformersEngine(
         replace(spec, modalities=("text", "image") if vision else ("text",)),
         model,
@@ -248,6 +252,14 @@ def _defaults(entry: Defaults, own: Any) -> Defaults:
         repetition_penalty=pick("repetition_penalty"),
         max_tokens=entry.max_tokens,
     )
+
+
+def _longest_context(config: Any) -> int:
+    """Positions that the language model was made for; InternVL-like remote code keeps them in llm_config."""
+    for part in (config.get_text_config(), getattr(config, "llm_config", None)):
+        if longest := getattr(part, "max_position_embeddings", None):
+            return int(longest)
+    return 2048
 
 
 def _ids(value: int | list[int] | None) -> set[int]:

@@ -13,7 +13,7 @@ from flask import Flask, Request, Response, g, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest
+from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, UnsupportedMediaType
 from app.schemas.fields import first_problem
 from app.services import wire
 from app.telemetry import request_id
@@ -44,11 +44,12 @@ def json_response(body: Any, status: int = 200) -> Response:
 def json_body() -> Any:
     """The request's body, parsed; raises InvalidRequest for what is no JSON."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
-        raise InvalidRequest(
-            "The body must be JSON, sent with Content-Type: application/json.", code="unsupported_media_type"
-        )
+        raise UnsupportedMediaType("The body must be JSON, sent with Content-Type: application/json.")
+    data = request.get_data(cache=False)
+    if request.content_length is None and len(data) >= (request.max_content_length or len(data) + 1):
+        raise RequestEntityTooLarge  # Werkzeug cuts a chunked body at the limit and says nothing
     try:
-        return json.loads(request.get_data(cache=False).decode(), parse_constant=_refuse_constant)
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not UTF-8.", code="invalid_json") from None
     except RecursionError:
@@ -69,9 +70,9 @@ def client_left(source: Request) -> Callable[[], bool]:
             return False
         try:
             return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"")
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ValueError):  # ValueError: a TLS socket cannot peek
             return False
-        except (OSError, ValueError):
+        except OSError:
             return True
 
     return left

@@ -124,7 +124,9 @@ def _check_range(value: float, low: float, high: float, *, open_low: bool = Fals
 
 
 def _plain(value: float) -> str:
-    return str(value) if isinstance(value, int) and abs(value) < 10**20 else f"{value:g}"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**20 else "a number of over 20 digits"
+    return f"{value:g}"
 
 
 def _kind(value: Any) -> str:

@@ -68,6 +68,7 @@ class Completion:
         self._watch = watch
         self._stops = StopStrings(request.stop)
         self._tokens = 0
+        self._closed = self._failed = False
         self._reason: FinishReason | None = None
         self._wire = ChatWire(
             id=f"chatcmpl-{uuid.uuid4().hex}",
@@ -81,6 +82,9 @@ class Completion:
         try:
             text = "".join(piece for piece in self._pieces() if piece)
             return self._wire.completion(text, self._reason or "stop", self._usage())
+        except ApiError:
+            self._failed = True
+            raise
         finally:
             self.close()
 
@@ -94,6 +98,7 @@ class Completion:
             if self._request.include_usage:
                 yield self._wire.usage(self._usage())
         except ApiError as problem:
+            self._failed = True
             yield error(problem)
             yield self._wire.finish("error")
         finally:
@@ -101,6 +106,11 @@ class Completion:
 
     def close(self) -> None:
         """Stop what still runs and give everything back; harmless when called again."""
+        if not self._closed:
+            self._closed = True
+            seconds = time.monotonic() - self._watch.started
+            how = "failed" if self._failed else self._reason or "client disconnected"
+            log.info("%d + %d tokens, %s, %.2f s", *self._counts(), how, seconds)
         self._generation.cancel()
         self._lease.release()
         self._ticket.release()
@@ -122,7 +132,10 @@ class Completion:
                 self._reason = "stop" if self._stops.found else event.reason
 
     def _usage(self) -> Usage:
-        return Usage(self._generation.prompt_tokens, self._tokens, self._generation.image_tokens)
+        return Usage(*self._counts(), self._generation.image_tokens)
+
+    def _counts(self) -> tuple[int, int]:
+        return self._generation.prompt_tokens, self._tokens
 
 
 class _Watch:
@@ -131,7 +144,8 @@ class _Watch:
     def __init__(self, client_left: Callable[[], bool], timeout: float) -> None:
         self._client_left = client_left
         self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self.started = time.monotonic()
+        self._deadline = self.started + timeout
         self._next = 0.0
 
     def __call__(self) -> None:
@@ -142,5 +156,4 @@ class _Watch:
         if now > self._deadline:
             raise RequestTimeout(f"The request took longer than {self._timeout:g} seconds.")
         if self._client_left():
-            log.info("client disconnected")
             raise ClientLeft

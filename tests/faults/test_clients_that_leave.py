@@ -89,7 +89,7 @@ def test_50_clients_vanish_after_the_first_token(small: Server) -> None:
     # gunicorn keeps the request threads of its pool; the threads that generate are gone
     assert process.num_threads() - threads <= 64
     assert answer(small) == usual
-    assert small.log.count("client disconnected") >= 1
+    assert small.log.count("client disconnected") == 50
 
 
 def test_resets_before_anything_is_read_lose_no_place(small: Server) -> None:
@@ -115,8 +115,8 @@ def test_a_client_that_waits_for_a_whole_answer_and_leaves_stops_it(small: Serve
     host, port = small.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=30)
     data = json.dumps(LONG).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
-    connection.sendall(head.encode() + b"\r\n\r\n" + data)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     wait_until(lambda: small.details()["running"] == 1)
     connection.close()
     wait_until(lambda: is_idle(small), 10)

@@ -1,0 +1,220 @@
+"""Fixtures of the unit tests: a scripted engine, a clock that is set by hand, and an app wired to both."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from app.engine.catalog import Catalog
+from app.engine.registry import ModelRegistry, Progress
+from app.engine.types import (
+    ChatRequest,
+    Defaults,
+    Event,
+    Finish,
+    GenerationRequest,
+    Idle,
+    Message,
+    ModelSpec,
+    TextPart,
+    Token,
+)
+from app.routes import sse
+from app.services import completion
+from app.services.admission import Admission
+from app.services.completion import Completions
+from app.settings import Settings
+
+SPECS = (
+    ModelSpec("scripted", "/nowhere/scripted", modalities=("text", "image"), aliases=("Alias",)),
+    ModelSpec("second", "/nowhere/second", context_length=77),
+    ModelSpec("third", "/nowhere/third"),
+)
+
+Step = Event | BaseException | threading.Event | Callable[[], None]
+"""An event to emit, an exception to raise, a block that ends when it is set, or something to do."""
+
+
+def says(*texts: str, reason: Any = "stop", rest: str = "") -> list[Step]:
+    """The events of an answer of these tokens."""
+    return [*(Token(number, text) for number, text in enumerate(texts)), Finish(reason, rest)]
+
+
+class ScriptedGeneration:
+    """A generation that follows a script; knows how often it was cancelled."""
+
+    prompt_tokens = 5
+    image_tokens = 3
+
+    def __init__(self, script: Sequence[Step]) -> None:
+        self._script = script
+        self.cancelled = 0
+        self.started = False
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def __iter__(self) -> Iterator[Event]:
+        self.started = True
+        for step in self._script:
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, threading.Event):
+                while not step.wait(0.01):
+                    yield Idle()
+            elif callable(step):
+                step()
+                yield Idle()
+            else:
+                yield step
+
+
+class ScriptedEngine:
+    """An engine without a model: every generation follows the same script."""
+
+    device = "cpu"
+    context_length = 100
+    modalities: tuple[str, ...] = ("text", "image")
+
+    def __init__(self, script: Sequence[Step] = (), spec: ModelSpec = SPECS[0]) -> None:
+        self.script = script
+        self.spec = spec
+        self.defaults = Defaults()
+        self.refuses: Exception | None = None
+        self.requests: list[GenerationRequest] = []
+        self.generations: list[ScriptedGeneration] = []
+        self.closed = 0
+
+    def submit(self, request: GenerationRequest) -> ScriptedGeneration:
+        if self.refuses is not None:
+            raise self.refuses
+        self.requests.append(request)
+        self.generations.append(ScriptedGeneration(self.script))
+        return self.generations[-1]
+
+    def load(self) -> tuple[int, int]:
+        return len(self.generations), 2
+
+    def memory_bytes(self) -> int:
+        return 1000
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Clock:
+    """Stands in for the module time; moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class House:
+    """An app whose models are scripted; `load` may be replaced before the first request."""
+
+    settings: Settings
+    engine: ScriptedEngine
+    load: Callable[[ModelSpec, Progress], Any] = field(init=False)
+    admission: Admission = field(init=False)
+    registry: ModelRegistry = field(init=False)
+    completions: Completions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.load = lambda spec, progress: self.engine
+        self.admission = Admission(self.settings.max_concurrent + self.settings.max_queue)
+        self.registry = ModelRegistry(
+            Catalog(SPECS, "scripted", created=1234), lambda spec, progress: self.load(spec, progress)
+        )
+        self.completions = Completions(self.registry, self.admission, self.settings)
+
+    def leased(self) -> bool:
+        """Whether anybody holds the model; looks by trying to unload it."""
+        return not self.registry.unload_idle(0.0) and bool(self.registry.engines())
+
+
+def asked(**options: Any) -> ChatRequest:
+    """A chat request that says hello."""
+    return ChatRequest(messages=(Message("user", (TextPart("hello"),)),), **options)
+
+
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture(autouse=True)
+def quiet_root_logger() -> Iterator[None]:
+    """Give the root logger its handlers back after telemetry.configure has replaced them."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (completion, sse):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(says("Hel", "lo", " you"))
+
+
+@pytest.fixture
+def house(settings: Settings, engine: ScriptedEngine) -> House:
+    return House(settings, engine)
+
+
+@pytest.fixture
+def make_app(engine: ScriptedEngine) -> Callable[..., Flask]:
+    """Makes the application with other settings, wired to the scripted engine."""
+
+    def make(**changes: Any) -> Flask:
+        root = logging.getLogger()
+        handlers = root.handlers[:]
+        settings = replace(Settings(), **changes)
+        made = create_app(settings)
+        root.handlers[:] = handlers  # caplog's are among them
+        house = House(settings, engine)
+        made.extensions |= {
+            "house": house,
+            "registry": house.registry,
+            "completions": house.completions,
+        }
+        return made
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()

@@ -1,0 +1,186 @@
+"""The body of a chat completion, and the request that it becomes."""
+
+import logging
+from typing import Any
+
+import pytest
+from marshmallow import ValidationError
+
+from app.engine.types import ChatRequest, ImagePart, Message, TextPart
+from app.schemas import chat
+from app.schemas.fields import first_problem
+from tests.unit.conftest import HELLO
+
+MESSAGES = (Message("user", (TextPart("hello"),)),)
+
+
+def problem(body: Any) -> tuple[str, str]:
+    """The place and text of a body's first problem."""
+    with pytest.raises(ValidationError) as caught:
+        chat.load(body)
+    return first_problem(caught.value.normalized_messages())
+
+
+def test_a_body_of_messages_alone_leaves_all_choices_open() -> None:
+    assert chat.load(HELLO) == ChatRequest(messages=MESSAGES)
+
+
+def test_all_fields_arrive() -> None:
+    body = HELLO | {
+        "model": "demo",
+        "max_completion_tokens": 12,
+        "temperature": 0.5,
+        "top_p": 1,
+        "seed": -3,
+        "stop": ["a", "\n"],
+        "stream": True,
+        "stream_options": {"include_usage": True, "include_obfuscation": False},
+    }
+    assert chat.load(body) == ChatRequest(
+        messages=MESSAGES,
+        model="demo",
+        max_tokens=12,
+        max_tokens_param="max_completion_tokens",
+        temperature=0.5,
+        top_p=1.0,
+        seed=-3,
+        stop=("a", "\n"),
+        stream=True,
+        include_usage=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream"]
+    + ["stream_options", *sorted(chat.NOT_YET), *sorted(chat.NO_MEANING)],
+)
+def test_null_is_as_good_as_absent(name: str) -> None:
+    assert chat.load(HELLO | {name: None}) == chat.load(HELLO)
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens", "param"),
+    [
+        ({"max_tokens": 3}, 3, "max_tokens"),
+        ({"max_completion_tokens": 4}, 4, "max_completion_tokens"),
+        ({"max_tokens": 4, "max_completion_tokens": 4}, 4, "max_completion_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": None}, 3, "max_tokens"),
+        ({}, None, "max_tokens"),
+    ],
+)
+def test_the_token_limit_has_two_names(given: dict[str, Any], tokens: int | None, param: str) -> None:
+    request = chat.load(HELLO | given)
+    assert (request.max_tokens, request.max_tokens_param) == (tokens, param)
+
+
+@pytest.mark.parametrize(
+    ("given", "stop"), [("END", ("END",)), ([], ()), (["a"] * 16, ("a",) * 16), (" ", (" ",)), ("x" * 500, ("x" * 500,))]
+)
+def test_stop_is_a_string_or_a_list(given: Any, stop: tuple[str, ...]) -> None:
+    assert chat.load(HELLO | {"stop": given}).stop == stop
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": {}}, "messages"),
+        ({"messages": [None]}, "messages[0]"),
+        ({"messages": [3]}, "messages[0]"),
+        ({"model": ""}, "model"),
+        ({"model": 3}, "model"),
+        ({"model": "x" * 1001}, "model"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"stop": {"a": 1}}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ["a", ""]}, "stop[1]"),
+        ({"stop": ["a", "b", None]}, "stop[2]"),
+        ({"stop": ["x" * 501]}, "stop[0]"),
+        ({"stream": 1}, "stream"),
+        ({"stream": "true"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": []}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+    ],
+)
+def test_a_wrong_value_is_refused_at_its_place(given: dict[str, Any], place: str) -> None:
+    found, text = problem(HELLO | given)
+    assert found == place
+    assert text
+
+
+@pytest.mark.parametrize("body", [[], "hello", 3, None, True])
+def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
+    assert problem(body) == ("", "the body must be a JSON object")
+
+
+def test_a_body_without_messages_is_refused() -> None:
+    assert problem({}) == ("messages", "is missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in sorted(chat.NOT_YET.items()) for value in values]
+)
+def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
+    assert chat.load(HELLO | {name: value}) == chat.load(HELLO)
+
+
+ASKING: dict[str, list[Any]] = {
+    "n": [2, True, "1", 0],
+    "logprobs": [True, 0],
+    "top_logprobs": [3, False],
+    "presence_penalty": [0.5, "0", False],
+    "frequency_penalty": [-1],
+    "logit_bias": [{"5": 1}, []],
+    "tools": [[{"type": "function"}], {}],
+    "tool_choice": ["required", {"type": "function"}],
+    "response_format": [{"type": "json_object"}, "text"],
+    "top_k": [5],
+    "min_p": [0.1],
+    "repetition_penalty": [1.1, True],
+    "enable_thinking": [True],
+    "chat_template_kwargs": [{"chat_template": "x"}],
+    "add_generation_prompt": [False],
+    "structured_outputs": [{}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, all_ in ASKING.items() for value in all_])
+def test_what_this_version_cannot_do_is_refused_rather_than_ignored(name: str, value: Any) -> None:
+    assert problem(HELLO | {name: value}) == (name, "is not supported by this version")
+
+
+@pytest.mark.parametrize("name", sorted(chat.NO_MEANING))
+def test_fields_without_meaning_are_ignored_whatever_they_hold(name: str) -> None:
+    assert chat.load(HELLO | {name: {"a": [1]}}) == chat.load(HELLO)
+
+
+def test_unknown_fields_are_ignored_and_noted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert chat.load(HELLO | {"novelty": 1, "user": "me"}) == chat.load(HELLO)
+    assert "novelty" in caplog.text
+    assert "user" not in caplog.text
+
+
+def test_a_picture_knows_its_place_in_the_request() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:x"}}
+    body = {
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "?"}, picture]},
+        ]
+    }
+    part = chat.load(body).messages[1].parts[1]
+    assert part == ImagePart("data:x", "messages[1].content[1].image_url.url")

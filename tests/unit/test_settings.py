@@ -1,0 +1,242 @@
+"""Settings: one table for flags, environment and defaults, checked at the start."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import pytest
+
+from app import settings as table
+from app.settings import Settings, SettingsError
+
+ROWS = dataclasses.fields(Settings)
+BY_NAME = {row.name: row for row in ROWS}
+
+OTHER: dict[str, Any] = {
+    "model": "qwen3-4b",
+    "host": "0.0.0.0",
+    "port": 9000,
+    "device": "cuda:1",
+    "dtype": "bfloat16",
+    "max_concurrent": 7,
+    "max_queue": 9,
+    "request_timeout": 12.5,
+    "drain_timeout": 3.5,
+    "idle_unload": 60.25,
+    "preload": True,
+    "catalog": "/somewhere/else.yaml",
+    "max_body_mb": 2.5,
+    "max_image_mp": 0.5,
+    "max_images": 3,
+    "log_level": "DEBUG",
+    "log_format": "json",
+}
+"""A value for every field that is not its default."""
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert Settings.from_args([], {}) == Settings.from_env({}) == Settings()
+    assert {name for name, value in OTHER.items() if getattr(Settings(), name) == value} == set()
+
+
+def test_this_test_knows_every_field() -> None:
+    assert set(OTHER) == set(BY_NAME)
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_every_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
+    row, value = BY_NAME[name], OTHER[name]
+    flag = table.flags(row)[0]
+    assert flag == "--" + name.replace("_", "-")
+    given = [flag] if value is True else [flag, str(value)]
+    assert getattr(Settings.from_args(given, {}), name) == value
+    assert getattr(Settings.from_env({f"VLSERVE_{name.upper()}": str(value)}), name) == value
+    assert len(row.metadata["help"]) > 10
+    text = " ".join(table.parser().format_help().split())
+    assert flag in text
+    assert row.metadata["help"] in text
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_a_flag_wins_over_the_environment(name: str) -> None:
+    value = OTHER[name]
+    flag = table.flags(BY_NAME[name])[0]
+    given = [flag] if value is True else [flag, str(value)]
+    environ = Settings().to_env()
+    assert getattr(Settings.from_args(given, environ), name) == value
+
+
+@pytest.mark.parametrize("name", sorted(name for name in BY_NAME if "_" in name))
+def test_underscores_in_flags_are_dashes(name: str) -> None:
+    assert getattr(Settings.from_args([f"--{name}", str(OTHER[name])], {}), name) == OTHER[name]
+    assert getattr(Settings.from_args([f"--{name}={OTHER[name]}"], {}), name) == OTHER[name]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "qwen3-4b"],
+        ["--model=qwen3-4b"],
+        ["--model-path", "qwen3-4b"],
+        ["--model_path", "qwen3-4b"],
+        ["--model_dir", "qwen3-4b"],
+        ["--model-dir", "qwen3-4b"],
+    ],
+)
+def test_the_model_has_other_flags(arguments: list[str]) -> None:
+    assert Settings.from_args(arguments, {}).model == "qwen3-4b"
+
+
+@pytest.mark.parametrize(
+    ("flag", "model"), [("--qwen", "qwen2.5-7b-instruct"), ("--llama", "llama-3.1-8b-instruct")]
+)
+def test_there_are_short_forms_for_two_models(flag: str, model: str) -> None:
+    assert Settings.from_args([flag], {}).model == model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["-p", "81"], "port", 81),
+        (["-d", "mps"], "device", "mps"),
+        (["-c", "4"], "max_concurrent", 4),
+        (["-l", "debug"], "log_level", "DEBUG"),
+        (["--dtype", "Float16"], "dtype", "float16"),
+        (["--no-preload"], "preload", False),
+        (["--no_preload"], "preload", False),
+        (["--catalog", "a_b-c.yaml"], "catalog", "a_b-c.yaml"),
+        (["--catalog=a_b-c.yaml"], "catalog", "a_b-c.yaml"),
+        (["--request-timeout", "1e3"], "request_timeout", 1000.0),
+        (["--port", "1", "--port", "2"], "port", 2),
+    ],
+)
+def test_flags_are_read(arguments: list[str], name: str, value: Any) -> None:
+    assert getattr(Settings.from_args(arguments, {"VLSERVE_PRELOAD": "yes"}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", True),
+        ("TRUE", True),
+        ("yes", True),
+        ("On", True),
+        ("0", False),
+        ("false", False),
+        ("off", False),
+    ],
+)
+def test_switches_in_the_environment_are_words(text: str, value: bool) -> None:
+    assert Settings.from_env({"VLSERVE_PRELOAD": text}).preload is value
+
+
+def test_an_empty_variable_is_no_setting() -> None:
+    assert Settings.from_env(dict.fromkeys(Settings().to_env(), "")) == Settings()
+
+
+def test_the_old_variable_names_the_model() -> None:
+    assert Settings.from_env({"NANOVLLM_MODEL_PATH": "/a/b"}).model == "/a/b"
+    both = {"NANOVLLM_MODEL_PATH": "/a/b", "VLSERVE_MODEL": "qwen3-4b"}
+    assert Settings.from_env(both).model == "qwen3-4b"
+    assert Settings.from_env({"NANOVLLM_MODEL_PATH": "/a/b", "VLSERVE_MODEL": ""}).model == "/a/b"
+    assert Settings.from_args(["-m", "demo"], both).model == "demo"
+
+
+@pytest.mark.parametrize("made", [Settings(), Settings(**OTHER)], ids=["defaults", "all others"])
+def test_the_environment_carries_the_settings_to_another_process(made: Settings) -> None:
+    assert Settings.from_env(made.to_env()) == made
+    assert Settings.from_env({"NANOVLLM_MODEL_PATH": "/other"} | made.to_env()) == made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--max-queu", "3"], ["--max-queu", "--max-queue"]),
+        (["--max_queu=3"], ["--max-queu=3", "--max-queue"]),
+        (["--xyzzy"], ["--xyzzy"]),
+        (["stray"], ["stray"]),
+        (["--port"], ["--port"]),
+        (["--port", "many"], ["--port", "'many'", "whole number"]),
+        (["--port", "80.5"], ["--port", "whole number"]),
+        (["--request-timeout", "long"], ["--request-timeout", "number"]),
+        (["--log-format", "jsn"], ["--log-format jsn", "text, json", "did you mean json?"]),
+        (["--dtype", "bfloat61"], ["--dtype", "did you mean bfloat16?"]),
+        (["--device", "gpu"], ["--device gpu", "cuda:N"]),
+        (["--device", "cuda:x"], ["--device cuda:x"]),
+        (["--model", ""], ["--model", "empty"]),
+        (["--host", "  "], ["--host", "empty"]),
+        (["--preload=yes"], ["--preload"]),
+    ],
+)
+def test_a_wrong_flag_is_named_in_one_line_with_the_nearest_right_one(
+    arguments: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_args(arguments, {})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert [part for part in parts if part not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("VLSERVE_PORT", "many"),
+        ("VLSERVE_PORT", "-1"),
+        ("VLSERVE_PRELOAD", "maybe"),
+        ("VLSERVE_LOG_LEVEL", "LOUD"),
+        ("VLSERVE_DEVICE", "gpu"),
+        ("VLSERVE_REQUEST_TIMEOUT", "nan"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}: ") as caught:
+        Settings.from_env({variable: text})
+    assert text in str(caught.value)
+
+
+BOUNDS = [
+    (row.name, row.metadata[side], side)
+    for row in ROWS
+    for side in ("low", "high")
+    if row.metadata[side] is not None
+]
+
+
+@pytest.mark.parametrize(("name", "bound", "side"), BOUNDS)
+def test_a_range_holds_its_bounds_and_nothing_beyond(name: str, bound: float, side: str) -> None:
+    kind = type(BY_NAME[name].default)
+    flag = table.flags(BY_NAME[name])[0]
+    assert getattr(Settings.from_args([flag, str(kind(bound))], {}), name) == bound
+    step = 1 if kind is int else 0.001
+    beyond = kind(bound) - step if side == "low" else kind(bound) + step
+    word = "least" if side == "low" else "most"
+    with pytest.raises(SettingsError, match=f"{flag} .*the {word} is {re.escape(f'{bound:g}')}"):
+        Settings.from_args([f"{flag}={beyond}"], {})
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if type(row.default) is float])
+def test_nan_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="nan"):
+        Settings.from_args([table.flags(BY_NAME[name])[0], "nan"], {})
+    with pytest.raises(SettingsError, match="nan"):
+        Settings(**{name: math.nan})
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]  # that is the test
+
+
+def test_the_body_limit_is_in_mebibytes() -> None:
+    assert Settings(max_body_mb=1.5).max_body_bytes == 1_572_864
+
+
+def test_help_is_printed_and_ends_the_process_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        Settings.from_args(["--help"], {})
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "(default: models/catalog.yaml)" in " ".join(text.split())
+    assert "VLSERVE_MAX_QUEUE" in text
