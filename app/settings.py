@@ -172,9 +172,14 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message)
 
 
-def _help(row: Field[Any]) -> str:
+def shown_default(row: Field[Any]) -> str:
+    """A field's default as people write it."""
     shown = "off" if row.default is False else row.default
-    return f"{row.metadata['help']} (default: {shown})".replace(str(PROJECT) + os.sep, "").replace("%", "%%")
+    return str(shown).replace(str(PROJECT) + os.sep, "").removesuffix(".0")
+
+
+def _help(row: Field[Any]) -> str:
+    return f"{row.metadata['help']} (default: {shown_default(row)})".replace("%", "%%")
 
 
 def _for_argparse(row: Field[Any], text: str) -> Any:
