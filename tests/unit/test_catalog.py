@@ -70,7 +70,14 @@ def test_an_entry_has_what_the_file_says_and_defaults_for_the_rest(small: Path) 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [(None, "demo"), ("demo", "demo"), ("DEMO", "demo"), ("small-demo", "demo"), ("big", "Big"), ("Big", "Big")],
+    [
+        (None, "demo"),
+        ("demo", "demo"),
+        ("DEMO", "demo"),
+        ("small-demo", "demo"),
+        ("big", "Big"),
+        ("Big", "Big"),
+    ],
 )
 def test_a_name_is_found_as_id_or_alias_in_any_case(small: Path, name: str | None, expected: str) -> None:
     assert catalog.read(small, "demo").resolve(name).id == expected
@@ -126,7 +133,9 @@ def test_a_hub_id_on_the_command_line_becomes_the_default(small: Path) -> None:
     assert found.resolve(None) == ModelSpec(id="someone/something", source="someone/something")
 
 
-@pytest.mark.parametrize("model", ["nosuch", "/no/such/folder", "./nothing", "~/nothing", "a/b/c", "owner/", "/"])
+@pytest.mark.parametrize(
+    "model", ["nosuch", "/no/such/folder", "./nothing", "~/nothing", "a/b/c", "owner/", "/"]
+)
 def test_a_default_that_cannot_be_is_named(small: Path, model: str) -> None:
     with pytest.raises(SettingsError, match=f"^--model {model}: "):
         catalog.read(small, model)
@@ -151,7 +160,10 @@ BROKEN = {
     "no source": ("models: [{id: a}]", "entry a has no source"),
     "source a number": ("models: [{id: a, source: 3}]", "entry a has no source"),
     "unknown field": ("models: [{id: a, source: b/c, trust: true}]", "entry a has unknown fields trust"),
-    "unknown default": ("models: [{id: a, source: b/c, defaults: {top_q: 1}}]", "entry a has unknown fields top_q"),
+    "unknown default": (
+        "models: [{id: a, source: b/c, defaults: {top_q: 1}}]",
+        "entry a has unknown fields top_q",
+    ),
     "id twice": ("models: [{id: a, source: b/c}, {id: A, source: b/d}]", "the name a twice"),
     "alias twice": ("models: [{id: a, source: b/c}, {id: b, source: b/d, aliases: [A]}]", "the name a twice"),
     "defaults a number": ("models: [{id: a, source: b/c, defaults: 5}]", "entry a"),

@@ -75,7 +75,8 @@ def test_the_token_limit_has_two_names(given: dict[str, Any], tokens: int | None
 
 
 @pytest.mark.parametrize(
-    ("given", "stop"), [("END", ("END",)), ([], ()), (["a"] * 16, ("a",) * 16), (" ", (" ",)), ("x" * 500, ("x" * 500,))]
+    ("given", "stop"),
+    [("END", ("END",)), ([], ()), (["a"] * 16, ("a",) * 16), (" ", (" ",)), ("x" * 500, ("x" * 500,))],
 )
 def test_stop_is_a_string_or_a_list(given: Any, stop: tuple[str, ...]) -> None:
     assert chat.load(HELLO | {"stop": given}).stop == stop
@@ -157,7 +158,9 @@ ASKING: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, all_ in ASKING.items() for value in all_])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, all_ in ASKING.items() for value in all_]
+)
 def test_what_this_version_cannot_do_is_refused_rather_than_ignored(name: str, value: Any) -> None:
     assert problem(HELLO | {name: value}) == (name, "is not supported by this version")
 

@@ -35,7 +35,10 @@ def test_each_role_is_taken_and_developer_is_system(role: str) -> None:
             [{"type": "image_url", "image_url": {"url": "U", "detail": "low"}}, TEXT],
             (ImagePart("U", "content[0].image_url.url"), TextPart("hi")),
         ),
-        ([TEXT, {"type": "image_url", "image_url": "U"}], (TextPart("hi"), ImagePart("U", "content[1].image_url.url"))),
+        (
+            [TEXT, {"type": "image_url", "image_url": "U"}],
+            (TextPart("hi"), ImagePart("U", "content[1].image_url.url")),
+        ),
         ([{"type": "image", "image": "U"}], (ImagePart("U", "content[0].image"),)),
         ([TEXT] * MAX_PARTS, (TextPart("hi"),) * MAX_PARTS),
     ],
@@ -61,20 +64,48 @@ def test_an_assistant_may_have_said_nothing(message: Any) -> None:
         ({"role": "user", "content": 3}, "content", "must be a string or a list of parts"),
         ({"role": "user", "content": {}}, "content", "must be a string or a list of parts"),
         ({"role": "user", "content": []}, "content", "is empty"),
-        ({"role": "user", "content": [TEXT] * (MAX_PARTS + 1)}, "content", "has 1025 items; the most is 1024"),
-        ({"role": "user", "content": "\udc00"}, "content", "has half of a surrogate pair in it, which is no character"),
+        (
+            {"role": "user", "content": [TEXT] * (MAX_PARTS + 1)},
+            "content",
+            "has 1025 items; the most is 1024",
+        ),
+        (
+            {"role": "user", "content": "\udc00"},
+            "content",
+            "has half of a surrogate pair in it, which is no character",
+        ),
         ({"role": "user", "content": ["hi"]}, "content[0]", "must be an object with a type"),
         ({"role": "user", "content": [TEXT, None]}, "content[1]", "must be an object with a type"),
         ({"role": "user", "content": [{}]}, "content[0].type", "must be one of text, image_url, image"),
-        ({"role": "user", "content": [{"type": ["text"]}]}, "content[0].type", "must be one of text, image_url, image"),
+        (
+            {"role": "user", "content": [{"type": ["text"]}]},
+            "content[0].type",
+            "must be one of text, image_url, image",
+        ),
         ({"role": "user", "content": [{"type": "video"}]}, "content[0].type", "video is not supported yet"),
-        ({"role": "user", "content": [{"type": "video_url"}]}, "content[0].type", "video_url is not supported yet"),
+        (
+            {"role": "user", "content": [{"type": "video_url"}]},
+            "content[0].type",
+            "video_url is not supported yet",
+        ),
         ({"role": "user", "content": [{"type": "text"}]}, "content[0].text", "is missing"),
         ({"role": "user", "content": [TEXT, {"type": "text", "text": 3}]}, "content[1].text", None),
         ({"role": "user", "content": [{"type": "image_url"}]}, "content[0].image_url", "is missing"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": 3}]}, "content[0].image_url", "must be an object"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "content[0].image_url.url", "is missing"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": ""}]}, "content[0].image_url.url", "is empty"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": 3}]},
+            "content[0].image_url",
+            "must be an object",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+            "content[0].image_url.url",
+            "is missing",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": ""}]},
+            "content[0].image_url.url",
+            "is empty",
+        ),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "U", "detail": "best"}}]},
             "content[0].image_url.detail",
@@ -94,4 +125,6 @@ def test_a_wrong_message_is_refused_at_its_place(message: Any, place: str, text:
 
 
 def test_the_source_of_a_picture_stays_out_of_logs() -> None:
-    assert "secret" not in repr(load({"role": "user", "content": [{"type": "image", "image": "data:secret"}]}))
+    assert "secret" not in repr(
+        load({"role": "user", "content": [{"type": "image", "image": "data:secret"}]})
+    )

@@ -61,7 +61,7 @@ def test_a_whole_number_becomes_a_float_where_a_number_is_expected() -> None:
         (INTEGER, "1", "is a string, where a whole number is expected"),
         (INTEGER, False, "is true or false, where a whole number is expected"),
         (INTEGER, -6, "is -6; it must be -5 to 1000000000"),
-        (INTEGER, 10**5000, "is a number of over 20 digits; it must be -5 to 1000000000"),
+        (INTEGER, 10**4000, "is a number of over 20 digits; it must be -5 to 1000000000"),
         (TEXT, "", "is empty"),
         (TEXT, "abcdef", "has 6 characters; the most is 5"),
         (TEXT, 3, "is a number, where a string is expected"),

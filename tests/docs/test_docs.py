@@ -1,0 +1,73 @@
+"""The documents: their examples run, their tables are those of the code, their links lead somewhere."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from app import create_app
+from app.settings import Settings
+from tests.conftest import ROOT, Server
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CALLS = ROOT / "docs" / "call.md"
+
+
+def blocks(page: pathlib.Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "doc_tables.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_route_is_documented() -> None:
+    text = CALLS.read_text(encoding="utf-8")
+    rules = [str(rule) for rule in create_app(Settings()).url_map.iter_rules()]
+    assert rules
+    for rule in rules:
+        assert f"`{re.sub(r'<[^>]+>', '{id}', rule)}`" in text, rule
+
+
+def test_every_field_of_a_chat_completion_is_documented() -> None:
+    from app.schemas.chat import ChatSchema
+
+    text = CALLS.read_text(encoding="utf-8")
+    for name in ChatSchema().fields:
+        assert f"`{name}" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(server: Server, page: pathlib.Path) -> None:
+    for block in blocks(page, "python"):
+        code = block.replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+def test_curl_examples_run(server: Server) -> None:
+    commands = [block for block in blocks(CALLS, "sh") if block.startswith("curl")]
+    assert len(commands) >= 2
+    for command in commands:
+        code = command.replace("http://127.0.0.1:8000", server.url).replace(
+            "curl", "curl -sS --max-time 60", 1
+        )
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert '"choices"' in done.stdout
+        assert '"error"' not in done.stdout

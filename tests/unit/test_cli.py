@@ -1,0 +1,174 @@
+"""The command line: python -m app."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.__main__ import main
+from app.settings import PROJECT, Settings
+from tests.conftest import ROOT
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings from outside, and those that serve() sets are taken back."""
+    for name in [*Settings().to_env(), "NANOVLLM_MODEL_PATH"]:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", sys.argv[:])
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines with which gunicorn was started; it returns at once."""
+    from gunicorn.app import wsgiapp
+
+    calls: list[list[str]] = []
+    monkeypatch.setattr(wsgiapp, "run", lambda: calls.append(sys.argv[:]))
+    return calls
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])
+def test_help_names_the_commands(capsys: Captured, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "serve" in text
+    assert "models" in text
+
+
+@pytest.mark.parametrize("command", ["server", "", "--port"])
+def test_an_unknown_command_is_named(capsys: Captured, command: str) -> None:
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no command {command}" in error
+    assert "serve, models" in error
+
+
+def test_the_flags_of_serve_are_listed() -> None:
+    result = run("serve", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--max-concurrent" in result.stdout
+
+
+def test_help_for_an_unknown_command_is_an_error() -> None:
+    result = run("serf", "--help")
+    assert result.returncode == 2
+    assert "there is no command serf" in result.stderr
+
+
+def test_the_models_are_listed_with_the_default_marked(capsys: Captured) -> None:
+    assert main(["models", "--model", "qwen3-4b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "* qwen3-4b" in " ".join(" ".join(lines).split())
+    assert sum(line.startswith("* ") and "Qwen/Qwen3-4B" in line for line in lines) == 1
+    assert any("demo" in line and "text+image" in line and "models/demo" in line for line in lines)
+    assert str(PROJECT) not in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["serve", "--prot", "1"], "did you mean --port?"),
+        (["serve", "--port", "70000"], "the most is 65535"),
+        (["serve", "--model", "nosuch"], "--model nosuch"),
+        (["serve", "--catalog", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (["models", "--catalog", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (["serve", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+        (["serve", "--host", "a" * 64 + ".example"], "cannot listen on"),
+        (["serve", "--host", "203.0.113.9"], "cannot listen on 203.0.113.9"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    capsys: Captured, started: list[list[str]], arguments: list[str], part: str
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert part in captured.err
+    assert captured.err.startswith("vlserve: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert started == []
+
+
+def test_a_port_that_is_taken_is_named(capsys: Captured, started: list[list[str]]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in capsys.readouterr().err
+    assert started == []
+
+
+def test_serve_starts_gunicorn_with_the_settings_in_the_environment(
+    capsys: Captured, started: list[list[str]]
+) -> None:
+    assert main(["serve", "--port", "0", "--max_queue", "7", "--model", "qwen3-4b"]) == 0
+    assert started == [["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]]
+    settings = Settings.from_env()
+    assert (settings.max_queue, settings.model) == (7, "qwen3-4b")
+    assert settings.port > 0
+    out = capsys.readouterr().out
+    assert f"qwen3-4b on http://127.0.0.1:{settings.port} " in out
+    assert "reached from outside" not in out
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "warned"),
+    [
+        ("localhost", "http://localhost:", False),
+        ("::1", "http://[::1]:", False),
+        ("0.0.0.0", "http://0.0.0.0:", True),
+        ("::", "http://[::]:", True),
+    ],
+)
+def test_an_address_that_can_be_reached_from_outside_is_told(
+    capsys: Captured, started: list[list[str]], host: str, url: str, warned: bool
+) -> None:
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    assert main(["serve", "--port", "0", "--host", host]) == 0
+    out = capsys.readouterr().out
+    assert url in out
+    assert ("reached from outside" in out) is warned
+    assert len(started) == 1
+
+
+def test_gunicorns_settings_follow_the_applications() -> None:
+    code = "import runpy, json; found = runpy.run_path('gunicorn.conf.py');" + (
+        "print(json.dumps([found[name] for name in ('bind', 'threads', 'workers', 'graceful_timeout')]))"
+    )
+    environ = Settings(host="::1", port=9, max_concurrent=3, max_queue=4, drain_timeout=8).to_env()
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert result.stdout.strip() == '["[::1]:9", 23, 1, 13]'
+    assert Path(ROOT / "gunicorn.conf.py").exists()

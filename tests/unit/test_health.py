@@ -1,0 +1,92 @@
+"""Health answers at once, whatever loads or runs."""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.settings import VERSION
+from tests.conftest import wait_until
+from tests.unit.conftest import HELLO, House
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live"])
+def test_health_tells_what_is_served(make_app: Callable[..., Flask], path: str) -> None:
+    response = make_app(max_concurrent=3).test_client().get(path)
+    assert response.status_code == 200
+    body = response.get_json()
+    stamp = datetime.fromisoformat(body.pop("timestamp"))
+    assert abs(datetime.now(UTC) - stamp) < timedelta(minutes=1)
+    assert body == {
+        "status": "healthy",
+        "model": "scripted",
+        "model_dir": "/nowhere/scripted",
+        "max_concurrent": 3,
+        "api_auth_enabled": False,
+        "version": VERSION,
+        "details": {"model_state": "absent", "running": 0, "waiting": 0},
+    }
+
+
+def test_health_counts_what_runs(client: FlaskClient) -> None:
+    for model in ("scripted", "second"):
+        client.post("/v1/chat/completions", json=HELLO | {"model": model})
+    # Both are the same engine here, which reports its generations and two that wait.
+    details = client.get("/health").get_json()["details"]
+    assert details == {"model_state": "loaded", "running": 4, "waiting": 4}
+
+
+def test_a_model_that_nobody_asked_for_does_not_count_against_readiness(client: FlaskClient) -> None:
+    response = client.get("/health/ready")
+    assert (response.status_code, response.get_json()) == (200, {"status": "healthy"})
+
+
+def test_while_the_default_model_loads_the_server_lives_but_is_not_ready(client: FlaskClient) -> None:
+    house: House = client.application.extensions["house"]
+    gate = threading.Event()
+
+    def load(_: Any, progress: Callable[[str, float], None]) -> Any:
+        progress("reading the weights", 0.12345)
+        assert gate.wait(20)
+        return house.engine
+
+    house.load = load
+    asking = threading.Thread(target=house.registry.get, args=(None,), daemon=True)
+    asking.start()
+    wait_until(lambda: house.registry.status("scripted")[2])
+    details = client.get("/health").get_json()["details"]
+    ready = client.get("/health/ready")
+    gate.set()
+    asking.join(20)
+    assert details == {
+        "model_state": "loading",
+        "running": 0,
+        "waiting": 0,
+        "phase": "reading the weights",
+        "progress": 0.123,
+    }
+    assert ready.status_code == 503
+    assert ready.get_json() == {"status": "loading", "phase": "reading the weights", "progress": 0.123}
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_another_model_that_loads_does_not_count_against_readiness(client: FlaskClient) -> None:
+    house: House = client.application.extensions["house"]
+    gate = threading.Event()
+
+    def load(*_: Any) -> Any:
+        assert gate.wait(20)
+        return house.engine
+
+    house.load = load
+    asking = threading.Thread(target=house.registry.get, args=("second",), daemon=True)
+    asking.start()
+    wait_until(lambda: house.registry.status("second")[0] == "loading")
+    ready = client.get("/health/ready")
+    gate.set()
+    asking.join(20)
+    assert ready.status_code == 200

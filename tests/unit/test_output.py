@@ -1,0 +1,108 @@
+"""Stop strings: found over token borders, never shown, and nothing else is kept back for good."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from random import Random
+
+import pytest
+
+from app.services.output import StopStrings
+
+
+def run(stops: tuple[str, ...], pieces: Iterable[str]) -> tuple[str, bool]:
+    """What is shown of the pieces, and whether a stop string was found."""
+    output = StopStrings(stops)
+    shown = ""
+    for piece in pieces:
+        shown += output.push(piece)
+        if output.found:
+            return shown, True
+    return shown + output.flush(), False
+
+
+def expected(stops: tuple[str, ...], text: str) -> tuple[str, bool]:
+    """The reference: at the first place where a stop string is complete, the text before it."""
+    for end in range(len(text) + 1):
+        if ending := [stop for stop in stops if text[:end].endswith(stop)]:
+            return text[: end - max(map(len, ending))], True
+    return text, False
+
+
+def splits(text: str) -> Iterator[list[str]]:
+    """All ways to cut a text into pieces."""
+    for cuts in itertools.product((False, True), repeat=len(text) - 1):
+        places = [0, *(number + 1 for number, cut in enumerate(cuts) if cut), len(text)]
+        yield [text[start:end] for start, end in itertools.pairwise(places)]
+
+
+CASES: list[tuple[tuple[str, ...], str, str, bool]] = [
+    ((), "hello", "hello", False),
+    (("END",), "so it ENDs", "so it ", True),
+    (("END",), "EN or EENDx", "EN or E", True),
+    (("END",), "nothing EN", "nothing EN", False),
+    (("END",), "ENDEND", "", True),
+    (("aab",), "aaaab!", "aa", True),
+    (("aba",), "ababa", "", True),
+    (("abac",), "ababac", "ab", True),
+    (("\n\n",), "a\nb\n\nc", "a\nb", True),
+    (("b", "abc"), "xabc", "xa", True),
+    (("abc", "bc"), "xabc", "x", True),
+    (("abcd", "bc"), "xabcd", "xa", True),
+    (("xyz", "yy"), "xyxyyz", "xyx", True),
+    (("🙂",), "ok 🙂!", "ok ", True),
+    (("停止",), "请停停止吧", "请停", True),
+]
+
+
+@pytest.mark.parametrize(("stops", "text", "shown", "found"), CASES)
+def test_the_text_ends_before_the_first_complete_stop_string_however_it_is_cut(
+    stops: tuple[str, ...], text: str, shown: str, found: bool
+) -> None:
+    assert expected(stops, text) == (shown, found)
+    wrong = [pieces for pieces in splits(text) if run(stops, pieces) != (shown, found)]
+    assert wrong == []
+
+
+def random_cases(*, one: bool) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    random = Random(11)
+    for _ in range(3000):
+        count = 1 if one else random.randint(2, 4)
+        stops = tuple("".join(random.choices("ab", k=random.randint(1, 5))) for _ in range(count))
+        pieces = ["".join(random.choices("abc", k=random.randint(0, 4))) for _ in range(random.randint(1, 8))]
+        yield stops, pieces
+
+
+@pytest.mark.parametrize("one", [True, False], ids=["one stop string", "overlapping stop strings"])
+def test_random_texts_agree_with_the_reference(one: bool) -> None:
+    wrong = [
+        (stops, pieces)
+        for stops, pieces in random_cases(one=one)
+        if run(stops, pieces) != expected(stops, "".join(pieces))
+    ]
+    assert wrong[:3] == []
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    output = StopStrings(("STOP",))
+    assert [output.push(piece) for piece in ("a", "S", "T", "a", "ST", "OS")] == [
+        "a",
+        "",
+        "",
+        "STa",
+        "",
+        "STO",
+    ]
+    assert output.flush() == "S"
+    assert output.flush() == ""
+
+
+def test_without_stop_strings_nothing_is_held_back() -> None:
+    output = StopStrings(())
+    assert [output.push("a"), output.push(""), output.flush()] == ["a", "", ""]
+
+
+def test_after_a_stop_string_nothing_is_shown() -> None:
+    output = StopStrings(("x",))
+    assert output.push("axb") == "a"
+    assert output.found
+    assert [output.push("more"), output.flush()] == ["", ""]

@@ -1,0 +1,92 @@
+"""From a chat request to a generation request: defaults filled in, pictures decoded."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from app.engine.types import Defaults, GenerationRequest, ImagePart, Message, Sampling, TextPart
+from app.errors import ClientLeft, InvalidRequest
+from app.services import prompt
+from tests.conftest import data_url
+from tests.unit.conftest import asked
+
+PICTURE = ImagePart(data_url(Image.new("RGB", (3, 2), "red")), "messages[0].content[1].image_url.url")
+
+
+def resolve(request: Any = None, defaults: Defaults = Defaults(), **options: Any) -> GenerationRequest:
+    limits = {"max_images": 4, "max_pixels": 1000} | options
+    return prompt.resolve(request or asked(), defaults, **limits)
+
+
+FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, max_tokens=99)
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "expected"),
+    [
+        ({}, Defaults(), Sampling(prompt.TEMPERATURE, 1.0, 0, 1.0, None)),
+        ({}, FULL, Sampling(0.3, 0.8, 20, 1.05, None)),
+        ({"temperature": 1.5, "top_p": 0.5, "seed": 3}, FULL, Sampling(1.5, 0.5, 20, 1.05, 3)),
+        ({"temperature": 0.0, "seed": 0}, FULL, Sampling(0.0, 0.8, 20, 1.05, 0)),
+        ({}, replace(FULL, temperature=0.0, top_k=0), Sampling(0.0, 0.8, 0, 1.05, None)),
+        ({"top_p": 1.0}, FULL, Sampling(0.3, 1.0, 20, 1.05, None)),
+    ],
+)
+def test_the_request_comes_first_then_the_model_then_the_server(
+    given: dict[str, Any], defaults: Defaults, expected: Sampling
+) -> None:
+    assert resolve(asked(**given), defaults).sampling == expected
+
+
+def test_the_token_limit_is_passed_on_with_its_name() -> None:
+    made = resolve(asked(max_tokens=7, max_tokens_param="max_completion_tokens"), FULL)
+    assert (made.max_tokens, made.max_tokens_param) == (7, "max_completion_tokens")
+    assert resolve(asked(), FULL).max_tokens is None
+
+
+def test_pictures_are_decoded_in_their_places() -> None:
+    request = replace(asked(), messages=(Message("user", (TextPart("a"), PICTURE, TextPart("b"))),) * 2)
+    made = resolve(request)
+    assert [message.role for message in made.messages] == ["user", "user"]
+    for message in made.messages:
+        first, picture, last = message.parts
+        assert (first, last) == (TextPart("a"), TextPart("b"))
+        assert isinstance(picture, ImagePart)
+        assert picture.image.size == (3, 2)
+        assert (picture.param, picture.source) == (PICTURE.param, "")
+
+
+def test_too_many_pictures_are_refused_at_the_first_that_is_too_many() -> None:
+    parts = tuple(replace(PICTURE, param=f"place {number}") for number in range(5))
+    request = replace(asked(), messages=(Message("user", parts[:3]), Message("user", parts[3:])))
+    with pytest.raises(InvalidRequest, match="has 5 pictures; the most is 4") as caught:
+        resolve(request)
+    assert caught.value.param == "place 4"
+    assert resolve(request, max_images=5).messages[1].parts
+
+
+def test_no_pictures_at_all_may_be_allowed() -> None:
+    with pytest.raises(InvalidRequest, match="the most is 0") as caught:
+        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), max_images=0)
+    assert caught.value.param == PICTURE.param
+
+
+def test_a_picture_over_the_limit_is_refused_at_its_place() -> None:
+    with pytest.raises(InvalidRequest, match="3 × 2") as caught:
+        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), max_pixels=5)
+    assert (caught.value.param, caught.value.code) == (PICTURE.param, "image_too_large")
+
+
+def test_the_watch_is_asked_before_each_picture_and_may_stop_it() -> None:
+    request = replace(asked(), messages=(Message("user", (PICTURE, TextPart("a"), PICTURE)),))
+    looks: list[int] = []
+    resolve(request, watch=lambda: looks.append(1))
+    assert len(looks) == 2
+
+    def leave() -> None:
+        raise ClientLeft
+
+    with pytest.raises(ClientLeft):
+        resolve(request, watch=leave)

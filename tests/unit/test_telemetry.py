@@ -1,0 +1,100 @@
+"""Logs: one line each, with the id of the request, for people or for machines."""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from app import telemetry
+from app.telemetry import JsonFormatter, TextFormatter
+
+
+def record(message: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    made = logging.LogRecord("app.engine.registry", logging.INFO, "", 0, message, arguments, info)
+    made.created = 1_700_000_000.25
+    return made
+
+
+@pytest.fixture
+def in_request() -> Iterator[None]:
+    token = telemetry.request_id.set("req_77")
+    yield
+    telemetry.request_id.reset(token)
+
+
+@pytest.mark.usefixtures("in_request")
+def test_a_text_line_has_time_level_place_and_request() -> None:
+    line = TextFormatter().format(record("loaded %s", "demo"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO registry \[req_77\]: loaded demo", line)
+
+
+def test_outside_of_requests_there_is_a_dash() -> None:
+    assert "[-]: x" in TextFormatter().format(record("x"))
+    assert json.loads(JsonFormatter().format(record("x")))["request_id"] == "-"
+
+
+@pytest.mark.usefixtures("in_request")
+def test_a_json_line_is_one_object() -> None:
+    line = JsonFormatter().format(record('a "b"\n%s', "\u2028"))
+    assert line.isascii()
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": datetime.fromtimestamp(1_700_000_000.25, UTC).isoformat(timespec="milliseconds"),
+        "level": "INFO",
+        "logger": "app.engine.registry",
+        "request_id": "req_77",
+        "message": 'a "b"\n\u2028',
+    }
+
+
+@pytest.mark.parametrize("odd", ["\n2026-01-01 INFO forged", "\r", "\x1b[31m", "\x00", "\u2028", "\x85", "\u202e", "\ud83d"])
+def test_control_characters_in_a_text_line_are_escaped(odd: str) -> None:
+    line = TextFormatter().format(record("path %s end", odd))
+    assert line.isprintable()
+    assert line.endswith(" end")
+    assert line.encode()
+
+
+def test_other_languages_stay_readable() -> None:
+    assert TextFormatter().format(record("模型 %s", "é")).endswith("模型 é")
+
+
+def raised() -> Exception:
+    try:
+        raise ValueError("broken")
+    except ValueError as error:
+        return error
+
+
+def test_an_exception_is_shown_with_its_traceback() -> None:
+    error = raised()
+    text = TextFormatter().format(record("failed", error=error))
+    assert text.splitlines()[0].endswith("failed")
+    assert text.splitlines()[1].startswith("Traceback")
+    assert text.endswith("ValueError: broken")
+    entry = json.loads(JsonFormatter().format(record("failed", error=error)))
+    assert entry["message"] == "failed"
+    assert entry["exception"].endswith("ValueError: broken")
+
+
+@pytest.mark.parametrize(("style", "kind"), [("text", TextFormatter), ("json", JsonFormatter)])
+def test_configure_replaces_what_was_set_up(style: str, kind: type[logging.Formatter]) -> None:
+    for _ in range(2):
+        telemetry.configure("WARNING", style)
+    root = logging.getLogger()
+    (handler,) = root.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    assert handler.stream is sys.stderr
+    assert isinstance(handler.formatter, kind)
+    assert root.level == logging.WARNING
+
+
+def test_noisy_libraries_are_quiet() -> None:
+    telemetry.configure("DEBUG", "text")
+    assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.INFO)
+    assert logging.getLogger("app.engine").isEnabledFor(logging.DEBUG)
