@@ -6,7 +6,6 @@ refused there, and starts a thread that runs `model.generate(…, streamer=strea
 iteration. Leaving is `cancel`: a stopping criterion ends generate() at the next token.
 """
 
-import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from app.engine.types import (
     Token,
 )
 from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, OutOfMemory
+from app.telemetry import request_id
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +75,8 @@ class TransformersEngine:
             image_tokens=self._encoder.image_tokens(inputs["input_ids"]),
             on_cancel=self._turns.wake,
         )
-        context = contextvars.copy_context()  # carries the request id into the thread's log lines
-        threading.Thread(
-            target=context.run,
-            args=(self._run, stream, inputs, request, max_tokens),
-            name="generate",
-            daemon=True,
-        ).start()
+        arguments = (request_id.get(), stream, inputs, request, max_tokens)
+        threading.Thread(target=self._run, args=arguments, name="generate", daemon=True).start()
         return stream
 
     def load(self) -> tuple[int, int]:
@@ -117,28 +112,28 @@ class TransformersEngine:
         return request.max_tokens
 
     def _run(
-        self, stream: "TokenStream", inputs: dict[str, Any], request: GenerationRequest, max_tokens: int
+        self,
+        request_name: str,
+        stream: "TokenStream",
+        inputs: dict[str, Any],
+        request: GenerationRequest,
+        max_tokens: int,
     ) -> None:
-        error: BaseException | None = None
+        request_id.set(request_name)
+        error: ApiError | None = None
         try:
             with self._turns.turn(stream.is_cancelled) as mine:
                 if mine:
                     self._generate(stream, inputs, request, max_tokens)
+            stream.end()
         except ApiError as known:
             error = known
-        except torch.OutOfMemoryError:
-            log.exception("out of memory in generate()")
-            error = OutOfMemory(
-                "The device's memory ran out for this request; try a shorter one.", retry_after=5
-            )
         except BaseException as unknown:
             log.exception("generate() failed")
-            error = GenerationFailed(f"The model failed while it generated ({type(unknown).__name__}).")
-        # Outside of the except blocks: a traceback would keep the request's tensors alive.
+            error = _explained(unknown)
         if error is not None:
-            stream.fail(error)
-        else:
-            stream.end()
+            # Outside of the except blocks: a traceback would keep the request's tensors alive.
+            stream.fail(error.with_traceback(None))
 
     def _generate(
         self, stream: "TokenStream", inputs: dict[str, Any], request: GenerationRequest, max_tokens: int
@@ -153,7 +148,7 @@ class TransformersEngine:
         )
         with torch.inference_mode():
             model.generate(
-                **{name: _on(model, value) for name, value in inputs.items()},
+                **{name: _on(model, name, value) for name, value in inputs.items()},
                 generation_config=config,
                 logits_processor=[Sampler(request.sampling, model.device)],
                 stopping_criteria=StoppingCriteriaList([_Cancelled(stream)]),
@@ -251,8 +246,15 @@ class _Cancelled(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._stream.is_cancelled(), device=input_ids.device)
 
 
-def _on(model: Any, value: Any) -> Any:
-    """A tensor on the model's device, and in its number format where it holds pixels."""
+def _explained(error: BaseException) -> ApiError:
+    """What a client is told of an exception in generate(): its kind, never its text."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemory("The device's memory ran out for this request; try a shorter one.", retry_after=5)
+    return GenerationFailed(f"The model failed while it generated ({type(error).__name__}).")
+
+
+def _on(model: Any, name: str, value: Any) -> Any:
+    """An input on the model's device, pixels in the model's number format."""
     if not isinstance(value, torch.Tensor):
         return value
-    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+    return value.to(model.device, model.dtype if name.startswith("pixel_values") else value.dtype)

@@ -8,19 +8,18 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from app.engine.types import Defaults, Engine, ModelSpec
+from app.engine.types import Defaults, Engine, ModelSpec, Progress
 from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
 FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors"]
 """What is fetched of a hub model: no pickles."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")

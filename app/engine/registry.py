@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.engine.catalog import Catalog
-from app.engine.types import Engine, ModelSpec
+from app.engine.types import Engine, ModelSpec, Progress
 from app.errors import ApiError, ModelLoadFailed, OutOfMemory
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share done, 0 … 1."""
 Load = Callable[[ModelSpec, Progress], Engine]
 
 
@@ -132,7 +130,8 @@ class ModelRegistry:
                 error if known else ModelLoadFailed(f"{spec.id} could not be loaded: {type(error).__name__}.")
             )
             return
-        log.info("loaded %s on %s in %.1f s", spec.id, engine.device, time.monotonic() - start)
+        size = engine.memory_bytes() / 1e6
+        log.info("loaded %s on %s: %.0f MB in %.1f s", spec.id, engine.device, size, time.monotonic() - start)
         entry.future.set_result(engine)
         self._start_sweeper()
 

@@ -4,7 +4,7 @@ A `ChatRequest` is what a client asked for, checked but not resolved. The comple
 `GenerationRequest` (pictures decoded, defaults filled in), which an `Engine` turns into a `Generation`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -128,6 +128,9 @@ class Finish:
 
 
 Event = Token | Idle | Finish
+
+Progress = Callable[[str, float], None]
+"""Called by a load with what is being done and the share done, 0 … 1."""
 
 
 class Generation(Protocol):
