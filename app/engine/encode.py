@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from app.engine import remote_code
 from app.engine.types import ImagePart, Message
 from app.errors import InvalidRequest
 
@@ -27,12 +28,14 @@ class PromptEncoder:
     def __init__(self, processor: Any, *, vision: bool, remote_code: bool) -> None:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.image_token_id: int | None = getattr(processor, "image_token_id", None)
+        if self.image_token_id is None and "<IMG_CONTEXT>" in self.tokenizer.get_vocab():  # InternVL's name
+            self.image_token_id = self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
         self._processor = processor
         self._vision = vision
         self._remote_code = remote_code
-        self._control_tokens = re.compile(
-            "|".join(re.escape(str(token)) for token in sorted(self.tokenizer.all_special_tokens)) or r"(?!)"
-        )
+        control = {str(token) for token in self.tokenizer.all_special_tokens}
+        control.add(str(getattr(processor, "image_token", "<image>")))  # what a picture is put in place of
+        self._control_tokens = re.compile("|".join(re.escape(token) for token in sorted(control)))
         if not remote_code:
             _encode_control_tokens_as_text_without_state(self.tokenizer)
 
@@ -72,7 +75,8 @@ class PromptEncoder:
             text = self._processor.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=True
             )
-            return self._processor(images=pictures or None, text=text, return_tensors="pt")
+            with remote_code.on_cpu():
+                return self._processor(images=pictures or None, text=text, return_tensors="pt")
         return self._processor.apply_chat_template(
             conversation,
             add_generation_prompt=True,

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from app.engine import remote_code
 from app.engine.types import Defaults, Engine, ModelSpec, Progress
 from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
 
@@ -118,6 +119,8 @@ def _inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool]:
     if not remote and not known:
         raise ModelLoadFailed(f"{spec.id}: transformers has no chat model of the architecture {kind!r}.")
     with _explained(spec, "its configuration is broken"):
+        if remote:
+            remote_code.prepare(folder, raw)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
     if remote:
         return config, AutoModel, "image" in spec.modalities

@@ -1,8 +1,8 @@
-"""Let remote code that was written for transformers 4.51 run on transformers 5; SAIL-VL2's is.
+"""Let remote code that was written for transformers 4.51 run on transformers 5, as SAIL-VL2's was.
 
-`prepare` imports the classes that the folder's config.json names and changes those, which belong to that folder
-alone. To transformers itself it only adds names that 5 has dropped, so no other model behaves differently.
-Code that needs none of this is left as it is. It runs the folder's code: call it where that is trusted.
+`prepare` imports the classes that a folder's config.json names and changes those, which belong to that folder
+alone. To transformers itself it only adds names that 5 has dropped: no other model behaves differently. Code
+that needs none of this stays as it is. Importing runs the folder's code: only where that is trusted.
 """
 
 import functools
@@ -11,37 +11,38 @@ from pathlib import Path
 from typing import Any
 
 COPIES = ("Qwen3Config", "Qwen3ForCausalLM")
-"""Classes that SAIL-VL2 brings as a copy of transformers 4.51 and takes from transformers itself here.
+"""Classes that SAIL-VL2 brings as a copy of transformers 4.51's, for which the installed ones are taken.
 
-The copy would need more than names on 5: its rope type "default" is gone (KeyError), its buffer inv_freq is
-never filled after loading on the meta device, and `_tied_weights_keys` was a list. Where attention is "sdpa" it
-also replaces that function for all models in the process by one for Huawei's NPUs. The weights' names and the
-arithmetic are the same.
+Names alone would not help the copy: on 5 its rope type "default" is gone (KeyError), nobody fills its buffer
+inv_freq after a load on the meta device, and its list `_tied_weights_keys` must be a mapping. Where attention
+is "sdpa" it also puts a function for Huawei's NPUs in the place of sdpa, for all models of the process. The
+weights have the same names, and the answers are the same, token by token.
 """
 
 
 def prepare(folder: Path, raw: dict[str, Any]) -> None:
-    """Import and adapt the configuration and the model of a trusted folder; `raw` is its config.json.
+    """Import and adapt the configuration and the model class of a trusted folder; `raw` is its config.json.
 
-    Call it before AutoConfig, AutoModel or AutoProcessor read the folder; a second call changes nothing more.
+    To be called before the Auto classes read the folder. A second call changes nothing more.
     """
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     _restore_names()
-    auto_map = raw.get("auto_map", {})
+    auto_map = raw.get("auto_map") or {}
     for auto, adapt in (("AutoConfig", _adapt_config), ("AutoModel", _adapt_model)):
         if reference := auto_map.get(auto):
-            found = get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
-            if "_adapted_by_vlserve" not in vars(found):
+            found: Any = get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
+            if "_is_adapted" not in vars(found):
                 _replace_copies(sys.modules[found.__module__])
                 adapt(found)
-                found._adapted_by_vlserve = True
+                found._is_adapted = True
 
 
 def on_cpu() -> Any:
-    """A context in which `.cuda()` leaves a tensor where it is, in this thread alone.
+    """A context in which `.cuda()` leaves a tensor where it is, in this thread only.
 
-    SAIL-VL2's processor moves all that it returns to CUDA, also where there is none or the model is elsewhere.
+    SAIL-VL2's processor calls it on all that it returns, also where there is no CUDA or the model is
+    elsewhere. The engine moves the inputs to the model's device by itself.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -54,18 +55,23 @@ def on_cpu() -> Any:
 
 
 def _restore_names() -> None:
-    """Add to transformers what its version 5 dropped and remote code imports."""
+    """Add to transformers what old code imports; a name that is there stays as it is."""
     from transformers import processing_utils, utils
+    from transformers.utils.generic import TransformersKwargs
 
-    if not hasattr(utils, "LossKwargs"):  # renamed in 4.54; only ever a type for **kwargs
-        utils.LossKwargs = utils.TransformersKwargs
-    if not hasattr(processing_utils, "_validate_images_text_input_order"):  # gone in 5.0
-        # It swapped the two when they came in the wrong order; here they are passed by name.
-        processing_utils._validate_images_text_input_order = lambda images, text: (images, text)
+    dropped = (
+        # Renamed to TransformersKwargs after 4.51; never more than the type of some **kwargs.
+        (utils, "LossKwargs", TransformersKwargs),
+        # Dropped after 4.51. It swapped the two if they came in the wrong order; encode.py names them.
+        (processing_utils, "_validate_images_text_input_order", lambda images, text: (images, text)),
+    )
+    for module, name, value in dropped:
+        if not hasattr(module, name):
+            setattr(module, name, value)
 
 
 def _replace_copies(module: Any) -> None:
-    """In the module that uses them, put transformers' own classes in place of the folder's copies."""
+    """In the module that uses the folder's copies, put transformers' own classes in their place."""
     import transformers
 
     package = module.__name__.rpartition(".")[0]
@@ -76,37 +82,31 @@ def _replace_copies(module: Any) -> None:
 
 
 def _adapt_config(config: Any) -> None:
-    # transformers makes an instance without arguments to see the defaults; SAIL-VL2's own are an
-    # architecture that it refuses (ValueError).
-    config.has_no_defaults_at_init = True
+    """Drop a file's wish for flash attention.
+
+    5 raises ValueError at the class, which says `_supports_flash_attn_2` as 4 had it, or ImportError where
+    the package is not there. With None it chooses sdpa.
+    """
     made = config.__init__
 
     @functools.wraps(made)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
-        for part in (self, getattr(self, "llm_config", None)):
-            # The file may ask for a package that is not there; None lets transformers choose, as 4.51 did
-            # through the argument of from_pretrained.
-            if "flash" in (getattr(part, "_attn_implementation", None) or "") and not _has_flash_attention():
+        for part in (self, getattr(self, "llm_config", self)):
+            if "flash" in (getattr(part, "_attn_implementation", None) or ""):
                 part._attn_implementation = None
 
     config.__init__ = init
 
 
-def _has_flash_attention() -> bool:
-    from transformers.utils import is_flash_attn_2_available
-
-    return bool(is_flash_attn_2_available())
-
-
 def _adapt_model(model: Any) -> None:
-    """Call post_init after __init__ where the class does not: 5 takes from it what is to be tied."""
+    """Call post_init, without which 5 raises AttributeError (all_tied_weights_keys), if __init__ does not."""
     made = model.__init__
 
     @functools.wraps(made)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
-        if not hasattr(self, "all_tied_weights_keys"):  # else: AttributeError in from_pretrained
+        if not hasattr(self, "all_tied_weights_keys"):
             self.post_init()
 
     model.__init__ = init

@@ -1,6 +1,9 @@
 """Fixtures of the unit tests: a scripted engine, a clock that is set by hand, and an app wired to both."""
 
+import contextlib
 import logging
+import pathlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +15,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.engine.catalog import Catalog
-from app.engine.registry import ModelRegistry, Progress
+from app.engine.registry import ModelRegistry
 from app.engine.types import (
     ChatRequest,
     Defaults,
@@ -22,6 +25,7 @@ from app.engine.types import (
     Idle,
     Message,
     ModelSpec,
+    Progress,
     TextPart,
     Token,
 )
@@ -154,6 +158,24 @@ def asked(**options: Any) -> ChatRequest:
 
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@contextlib.contextmanager
+def remote_code_in(folder: pathlib.Path) -> Iterator[None]:
+    """Keep transformers' copies of remote code in a folder, and leave no trace of them in the process."""
+    from transformers import dynamic_module_utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder))
+        patch.setattr(sys, "path", sys.path[:])
+        _forget_remote_code()
+        yield
+        _forget_remote_code()
+
+
+def _forget_remote_code() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

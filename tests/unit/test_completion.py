@@ -53,7 +53,6 @@ def test_a_whole_answer(house: House) -> None:
 
 def test_a_streamed_answer(house: House) -> None:
     events = list(house.completions.start(asked()).events())
-    assert all(events)
     first = events[0] or {}
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text_of(events) == "Hello you"
@@ -277,7 +276,10 @@ def test_closing_says_once_what_was_generated(house: House, caplog: pytest.LogCa
     completion.close()
     assert caplog.text.count("5 + 3 tokens, stop") == 1
     house.completions.start(asked()).close()
-    assert caplog.text.count("5 + 0 tokens, cut short") == 1
+    house.engine.script = [GenerationFailed("it broke.")]
+    list(house.completions.start(asked()).events())
+    assert caplog.text.count("5 + 0 tokens, failed") == 1
+    assert caplog.text.count("5 + 0 tokens, client disconnected") == 1
 
 
 def test_beyond_streams_and_queue_a_request_is_refused(engine: ScriptedEngine) -> None:

@@ -1,5 +1,6 @@
 """What holds for every route: request ids, JSON bodies and errors in OpenAI's shape."""
 
+import io
 import logging
 import re
 import socket
@@ -194,13 +195,14 @@ def test_out_of_memory_while_loading_is_a_503(client: FlaskClient, app: Flask) -
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_a_413(make_app: Callable[..., Flask], chunked: bool) -> None:
-    client = make_app(max_body_mb=0.1).test_client()
+    client = make_app(max_body_mb=0.125).test_client()
     data = b'{"messages": "' + b"x" * 200_000 + b'"}'
-    more: dict[str, Any] = {"environ_overrides": {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}}
-    response = client.post(CHAT, data=data, content_type="application/json", **(more if chunked else {}))
-    error = error_of(response, 413)
+    more: dict[str, Any] = {"data": data}
+    if chunked:
+        more = {"input_stream": io.BytesIO(data), "environ_overrides": {"wsgi.input_terminated": True}}
+    error = error_of(client.post(CHAT, content_type="application/json", **more), 413)
     assert (error["code"], error["type"]) == ("body_too_large", "invalid_request_error")
-    assert "0.1 MiB" in error["message"]
+    assert "0.125 MiB" in error["message"]
 
 
 @pytest.mark.parametrize("size", [104_857, 104_858])

@@ -42,9 +42,10 @@ ONLY_IN: dict[str, set[str]] = {
     "gunicorn": {"root"},
 }
 TENSOR_FILES = {
-    f"app/engine/{name}.py" for name in ("generate", "sampling", "loader", "encode", "torchvision_cpu")
+    f"app/engine/{name}.py"
+    for name in ("generate", "sampling", "loader", "encode", "torchvision_cpu", "remote_code")
 }
-LAZY_FILES = {"app/engine/loader.py", "app/engine/torchvision_cpu.py"}
+LAZY_FILES = {f"app/engine/{name}.py" for name in ("loader", "torchvision_cpu", "remote_code")}
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
 
 

@@ -15,9 +15,9 @@ from tests.unit.conftest import asked
 PICTURE = ImagePart(data_url(Image.new("RGB", (3, 2), "red")), "messages[0].content[1].image_url.url")
 
 
-def resolve(request: Any = None, defaults: Defaults = Defaults(), **options: Any) -> GenerationRequest:
+def resolve(request: Any = None, defaults: Defaults | None = None, **options: Any) -> GenerationRequest:
     limits = {"max_images": 4, "max_pixels": 1000} | options
-    return prompt.resolve(request or asked(), defaults, **limits)
+    return prompt.resolve(request or asked(), defaults or Defaults(), **limits)
 
 
 FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, max_tokens=99)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.engine.catalog import Catalog
-from app.engine.registry import Lease, ModelRegistry, Progress
-from app.engine.types import Engine, ModelSpec
+from app.engine.registry import Lease, ModelRegistry
+from app.engine.types import Engine, ModelSpec, Progress
 from app.errors import ApiError, ClientLeft, ModelLoadFailed, ModelNotFound, OutOfMemory
 from tests.conftest import wait_until
 from tests.unit.conftest import SPECS, ScriptedEngine

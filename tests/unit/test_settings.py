@@ -206,7 +206,7 @@ BOUNDS = [
 
 @pytest.mark.parametrize(("name", "bound", "side"), BOUNDS)
 def test_a_range_holds_its_bounds_and_nothing_beyond(name: str, bound: float, side: str) -> None:
-    kind = type(BY_NAME[name].default)
+    kind: Any = type(BY_NAME[name].default)
     flag = table.flags(BY_NAME[name])[0]
     assert getattr(Settings.from_args([flag, str(kind(bound))], {}), name) == bound
     step = 1 if kind is int else 0.001
@@ -220,8 +220,9 @@ def test_a_range_holds_its_bounds_and_nothing_beyond(name: str, bound: float, si
 def test_nan_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="nan"):
         Settings.from_args([table.flags(BY_NAME[name])[0], "nan"], {})
+    nan: dict[str, Any] = {name: math.nan}
     with pytest.raises(SettingsError, match="nan"):
-        Settings(**{name: math.nan})
+        Settings(**nan)
 
 
 def test_settings_cannot_be_changed() -> None:

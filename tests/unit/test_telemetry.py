@@ -1,5 +1,6 @@
 """Logs: one line each, with the id of the request, for people or for machines."""
 
+import contextvars
 import json
 import logging
 import re
@@ -34,8 +35,9 @@ def test_a_text_line_has_time_level_place_and_request() -> None:
 
 
 def test_outside_of_requests_there_is_a_dash() -> None:
-    assert "[-]: x" in TextFormatter().format(record("x"))
-    assert json.loads(JsonFormatter().format(record("x")))["request_id"] == "-"
+    outside = contextvars.Context()
+    assert "[-]: x" in outside.run(TextFormatter().format, record("x"))
+    assert json.loads(outside.run(JsonFormatter().format, record("x")))["request_id"] == "-"
 
 
 @pytest.mark.usefixtures("in_request")
@@ -52,7 +54,9 @@ def test_a_json_line_is_one_object() -> None:
     }
 
 
-@pytest.mark.parametrize("odd", ["\n2026-01-01 INFO forged", "\r", "\x1b[31m", "\x00", "\u2028", "\x85", "\u202e", "\ud83d"])
+@pytest.mark.parametrize(
+    "odd", ["\n2026-01-01 INFO forged", "\r", "\x1b[31m", "\x00", "\u2028", "\x85", "\u202e", "\ud83d"]
+)
 def test_control_characters_in_a_text_line_are_escaped(odd: str) -> None:
     line = TextFormatter().format(record("path %s end", odd))
     assert line.isprintable()

@@ -1,5 +1,6 @@
 """Turns: first come, first served, and whoever leaves is not waited for."""
 
+import functools
 import threading
 
 from app.engine.turns import Turns
@@ -56,7 +57,7 @@ def test_so_many_run_and_the_others_wait() -> None:
 def test_the_waiting_come_in_the_order_of_their_arrival() -> None:
     came, arrivals = guests(Turns(1), 5)
     for guest in came:
-        wait_until(lambda guest=guest: guest in arrivals)
+        wait_until(functools.partial(arrivals.__contains__, guest))
         guest.go()
     assert arrivals == came
 

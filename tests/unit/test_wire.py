@@ -24,7 +24,17 @@ def chunk(body: dict[str, Any]) -> ChatCompletionChunk:
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "\u2028\u2029\x85", 'a "quote" \\ and', "two\nlines\r\n", "\x00\x1b[31m", "你好 🙂", "\ud83d", "</script>"]
+    "text",
+    [
+        "plain",
+        "\u2028\u2029\x85",
+        'a "quote" \\ and',
+        "two\nlines\r\n",
+        "\x00\x1b[31m",
+        "你好 🙂",
+        "\ud83d",
+        "</script>",
+    ],
 )
 def test_json_is_ascii_on_one_line_and_reads_back(text: str) -> None:
     line = wire.encode({"text": text})
@@ -61,7 +71,11 @@ def test_chunks_are_openais() -> None:
         assert made.object == "chat.completion.chunk"
         assert [choice.index for choice in made.choices] == [0]
     deltas = [made.choices[0].delta for made in (first, middle, last)]
-    assert [(delta.role, delta.content) for delta in deltas] == [("assistant", ""), (None, "hel"), (None, None)]
+    assert [(delta.role, delta.content) for delta in deltas] == [
+        ("assistant", ""),
+        (None, "hel"),
+        (None, None),
+    ]
     assert [made.choices[0].finish_reason for made in (first, middle, last)] == [None, None, "length"]
 
 

@@ -1,0 +1,444 @@
+"""Loading: what a folder holds decides, and whatever is wrong with it is told by name."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import tiny_models
+
+# isort: split
+import safetensors.torch
+import torch
+import transformers
+
+from app.engine import loader
+from app.engine.types import (
+    Defaults,
+    Engine,
+    Finish,
+    GenerationRequest,
+    Message,
+    ModelSpec,
+    Progress,
+    Sampling,
+    TextPart,
+)
+from app.errors import ApiError, ModelLoadFailed, ModelNotFound, OutOfMemory
+from tests.unit.conftest import remote_code_in
+
+Tiny = Callable[[str], pathlib.Path]
+Copy = Callable[[str], pathlib.Path]
+REQUEST = GenerationRequest((Message("user", (TextPart("hello"),)),), Sampling(temperature=0.0), max_tokens=4)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: pathlib.Path) -> Iterator[None]:
+    """Keep copies of remote code out of the home folder, and torch's thread count as it was."""
+    threads = torch.get_num_threads()
+    with remote_code_in(tmp_path / "code"):
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def copy(tiny: Tiny, tmp_path: pathlib.Path) -> Copy:
+    """Makes a copy of a family's folder that may be spoiled."""
+
+    def made(family: str) -> pathlib.Path:
+        return pathlib.Path(shutil.copytree(tiny(family), tmp_path / f"{family}-copy"))
+
+    return made
+
+
+def spec_of(folder: pathlib.Path | str, **options: Any) -> ModelSpec:
+    return ModelSpec(**({"id": "the-model", "source": str(folder), "device": "cpu"} | options))
+
+
+def load(spec: ModelSpec, progress: Progress = lambda phase, share: None) -> Engine:
+    return loader.load(spec, progress, max_concurrent=2)
+
+
+def change(path: pathlib.Path, **values: Any) -> None:
+    """Set values of a JSON file; None takes one away."""
+    content = json.loads(path.read_text(encoding="utf-8")) | values
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def fails(spec: ModelSpec, error: type[ApiError], reason: str) -> None:
+    with pytest.raises(error, match=reason) as caught:
+        load(spec)
+    assert "the-model" in str(caught.value)
+    if spec.source.startswith("/"):
+        assert str(pathlib.Path(spec.source).parent) not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_a_folder_becomes_an_engine_that_answers(tiny: Tiny, family: str) -> None:
+    sees, remote = family in tiny_models.VISION_FAMILIES, family == "sail_vl2"
+    modalities = ("text", "image") if remote else ("text",)
+    spec = spec_of(tiny(family), trust_remote_code=remote, modalities=modalities)
+    engine = load(spec)
+    assert engine.modalities == (("text", "image") if sees else ("text",))
+    assert (engine.spec.id, engine.device, engine.context_length) == ("the-model", "cpu", tiny_models.LENGTH)
+    size = sum(file.stat().st_size for file in tiny(family).glob("*.safetensors"))
+    assert engine.memory_bytes() == pytest.approx(size, rel=0.05)
+    generation = engine.submit(REQUEST)
+    assert generation.prompt_tokens > 0
+    assert isinstance(list(generation)[-1], Finish)
+    engine.close()
+
+
+BROKEN = {
+    "no_weights": "no weights",
+    "truncated_weights": "weights cannot be read",
+    "broken_config": "config.json is not JSON",
+    "unknown_architecture": "architecture 'no_such_model'",
+    "no_tokenizer": "tokenizer",
+}
+
+
+def test_every_way_to_break_is_here() -> None:
+    assert set(BROKEN) == set(tiny_models.WAYS_TO_BREAK)
+
+
+@pytest.mark.parametrize("how", sorted(BROKEN))
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3_vl"])
+def test_a_broken_folder_fails_with_its_reason(copy: Copy, family: str, how: str) -> None:
+    folder = copy(family)
+    tiny_models.break_folder(folder, how)
+    fails(spec_of(folder), ModelLoadFailed, BROKEN[how])
+
+
+def test_a_folder_that_does_not_exist_is_not_found(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ModelNotFound, match="the-model: its folder gone does not exist") as caught:
+        load(spec_of(tmp_path / "gone"))
+    assert caught.value.param == "model"
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (None, "no config.json"),
+        ("[]", "no model_type"),
+        ("{}", "no model_type"),
+        ('{"model_type": 3}', "no model_type"),
+    ],
+)
+def test_a_folder_without_a_usable_configuration_is_told(
+    tmp_path: pathlib.Path, config: str | None, reason: str
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    fails(spec_of(tmp_path), ModelLoadFailed, reason)
+
+
+def test_an_architecture_that_cannot_chat_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    fails(spec_of(tmp_path), ModelLoadFailed, "no chat model of the architecture 'clip'")
+
+
+def test_a_configuration_that_contradicts_itself_is_told(copy: Copy) -> None:
+    folder = copy("qwen2")
+    change(folder / "config.json", hidden_size="wide")
+    fails(spec_of(folder), ModelLoadFailed, "configuration|weights")
+
+
+def test_weights_that_lack_a_tensor_are_refused(copy: Copy) -> None:
+    folder = copy("qwen2")
+    (file,) = folder.glob("*.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    del tensors["model.norm.weight"]
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    fails(spec_of(folder), ModelLoadFailed, "lack 1 tensors, the first is model.norm.weight")
+
+
+def test_weights_of_another_shape_are_refused(copy: Copy) -> None:
+    folder = copy("qwen2")
+    (file,) = folder.glob("*.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    tensors["model.norm.weight"] = torch.ones(3)
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    fails(spec_of(folder), ModelLoadFailed, "weights")
+
+
+def test_a_broken_generation_config_is_told(copy: Copy) -> None:
+    folder = copy("qwen2")
+    (folder / "generation_config.json").write_text("{")
+    fails(spec_of(folder), ModelLoadFailed, "generation_config|configuration")
+
+
+def test_another_engine_is_refused(tmp_path: pathlib.Path) -> None:
+    fails(spec_of(tmp_path, engine="tpu"), ModelLoadFailed, "no engine 'tpu'")
+
+
+def free_memory(monkeypatch: pytest.MonkeyPatch, available: float) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+
+
+def size_of(folder: pathlib.Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def test_too_little_memory_is_told_before_anything_is_read(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_memory(monkeypatch, 1000)
+    phases: list[str] = []
+    with pytest.raises(OutOfMemory, match=r"the-model needs about 0\.\d GB of memory on cpu; 0\.0 are free"):
+        load(spec_of(tiny("qwen2")), lambda phase, share: phases.append(phase))
+    assert "reading the weights" not in phases
+
+
+@pytest.mark.parametrize(
+    ("share", "dtype", "good"),
+    [(1.3, "float32", True), (1.0, "float32", False), (0.7, "bfloat16", True), (0.5, "bfloat16", False)],
+)
+def test_the_memory_asked_for_follows_the_number_format(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, share: float, dtype: str, good: bool
+) -> None:
+    folder = tiny("qwen2")
+    free_memory(monkeypatch, share * size_of(folder))
+    if good:
+        load(spec_of(folder, dtype=dtype))
+    else:
+        fails(spec_of(folder, dtype=dtype), OutOfMemory, "needs about")
+
+
+def halve(folder: pathlib.Path) -> None:
+    """Store the weights in bfloat16 and say so as Qwen3-VL does: in the text's configuration only."""
+    for file in folder.glob("*.safetensors"):
+        tensors = {name: tensor.bfloat16() for name, tensor in safetensors.torch.load_file(file).items()}
+        safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    path = folder / "config.json"
+    text = json.loads(path.read_text(encoding="utf-8"))["text_config"]
+    change(path, dtype=None, torch_dtype=None, text_config=text | {"dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize(("share", "good"), [(1.3, True), (1.0, False)])
+def test_the_memory_of_weights_whose_format_stands_in_the_texts_configuration_is_known(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, share: float, good: bool
+) -> None:
+    folder = copy("qwen3_vl")
+    halve(folder)
+    free_memory(monkeypatch, share * size_of(folder))
+    spec = spec_of(folder, dtype="bfloat16")
+    if good:
+        load(spec)
+    else:
+        fails(spec, OutOfMemory, "needs about")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] out of memory"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_memory_that_runs_out_while_reading_is_told_as_such(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def from_pretrained(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    fails(spec_of(tiny("qwen2")), OutOfMemory, "memory ran out")
+
+
+def test_memory_that_runs_out_on_the_way_to_the_device_is_told_as_such(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", to)
+    fails(spec_of(tiny("qwen2")), OutOfMemory, "memory ran out")
+
+
+@pytest.fixture
+def marker(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    path = tmp_path / "marker"
+    monkeypatch.setenv(tiny_models.MARKER_VARIABLE, str(path))
+    return path
+
+
+def test_remote_code_does_not_run_unless_the_catalogue_says_so(tiny: Tiny, marker: pathlib.Path) -> None:
+    fails(spec_of(tiny("sail_vl2")), ModelLoadFailed, "trust_remote_code: true")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "tokenizer_config.json"])
+def test_remote_code_of_a_processor_alone_does_not_run(copy: Copy, marker: pathlib.Path, file: str) -> None:
+    folder, code = copy("qwen3_vl"), copy("sail_vl2")
+    for source in code.glob("*.py"):
+        shutil.copy(source, folder)
+    kind = {
+        "AutoProcessor": "processing_sailvl.SAILVLProcessor",
+        "AutoImageProcessor": "image_processing_sailvl.SAILVLImageProcessor",
+        "AutoTokenizer": [None, "processing_sailvl.SAILVLProcessor"],
+    }
+    change(folder / file, auto_map=kind, processor_class=None, tokenizer_class="SailTokenizer")
+    try:
+        load(spec_of(folder))
+    except ModelLoadFailed as error:
+        assert "the-model" in str(error)  # noqa: PT017  # loading without the code is as good
+    assert not marker.exists()
+
+
+def test_remote_code_runs_where_it_is_trusted(tiny: Tiny, marker: pathlib.Path) -> None:
+    load(spec_of(tiny("sail_vl2"), trust_remote_code=True, modalities=("text", "image")))
+    assert "modeling_sailvl" in marker.read_text()
+
+
+def test_trust_in_a_model_without_code_of_its_own_does_no_harm(tiny: Tiny) -> None:
+    assert load(spec_of(tiny("qwen3_vl"), trust_remote_code=True)).modalities == ("text", "image")
+
+
+GENERATION = {"do_sample": True, "temperature": 0.6, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
+
+
+@pytest.mark.parametrize(
+    ("own", "entry", "expected"),
+    [
+        (GENERATION, Defaults(), Defaults(0.6, 0.8, 20, 1.05)),
+        (GENERATION, Defaults(temperature=0.0, top_k=0, max_tokens=9), Defaults(0.0, 0.8, 0, 1.05, 9)),
+        ({"temperature": 0.6}, Defaults(top_p=0.5), Defaults(0.6, 0.5, None, None)),
+        ({}, Defaults(), Defaults()),
+        (
+            {"do_sample": False, "temperature": 0.6, "repetition_penalty": 1.2},
+            Defaults(),
+            Defaults(0.0, repetition_penalty=1.2),
+        ),
+        ({"do_sample": False}, Defaults(temperature=0.5), Defaults(0.5)),
+    ],
+)
+def test_defaults_come_from_the_catalogue_then_from_the_model(
+    copy: Copy, own: dict[str, Any], entry: Defaults, expected: Defaults
+) -> None:
+    folder = copy("qwen2")
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    found = load(spec_of(folder, defaults=entry)).defaults
+    neutral = {"top_p": (None, 1.0), "top_k": (None, 0, 50), "repetition_penalty": (None, 1.0)}
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens"):
+        value, wanted = getattr(found, name), getattr(expected, name)
+        assert value == wanted or (wanted is None and value in neutral.get(name, (None,))), name
+
+
+def test_a_shorter_context_may_be_asked_for_but_no_longer_one(tiny: Tiny) -> None:
+    assert load(spec_of(tiny("qwen2"), context_length=100)).context_length == 100
+    assert load(spec_of(tiny("qwen2"), context_length=10**6)).context_length == tiny_models.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bytes_each"), [("float32", 4), ("bfloat16", 2), ("float16", 2), ("auto", 4)]
+)
+def test_the_number_format_is_as_asked_else_as_stored(tiny: Tiny, dtype: str, bytes_each: int) -> None:
+    engine = load(spec_of(tiny("qwen2"), dtype=dtype))
+    assert engine.memory_bytes() == pytest.approx(size_of(tiny("qwen2")) / 4 * bytes_each, rel=0.05)
+
+
+@pytest.mark.parametrize(("fast", "bytes_each"), [(True, 2), (False, 4)])
+def test_sixteen_bits_are_kept_where_the_processor_is_fast_in_them(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, fast: bool, bytes_each: int
+) -> None:
+    folder = copy("qwen3_vl")
+    halve(folder)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: fast)
+    engine = load(spec_of(folder))
+    assert engine.memory_bytes() == pytest.approx(size_of(folder) / 2 * bytes_each, rel=0.05)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:9", "mps"])
+def test_a_device_that_is_not_there_is_named(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    fails(spec_of(tiny("qwen2"), device=device), ModelLoadFailed, "no (device|Apple GPU)")
+
+
+@pytest.mark.parametrize("change_", [{"device": "gpu"}, {"dtype": "float31"}, {"dtype": "nn"}])
+def test_a_device_or_format_that_no_machine_has_is_named(tiny: Tiny, change_: dict[str, Any]) -> None:
+    spec = replace(spec_of(tiny("qwen2")), **change_)
+    fails(spec, ModelLoadFailed, next(iter(change_.values())))
+
+
+def test_progress_is_told(tiny: Tiny) -> None:
+    told: list[tuple[str, float]] = []
+    load(spec_of(tiny("qwen2")), lambda phase, share: told.append((phase, share)))
+    phases = list(dict.fromkeys(phase for phase, _ in told))
+    assert phases == [
+        "importing torch",
+        "reading the configuration",
+        "reading the weights",
+        "reading the tokenizer",
+    ]
+    assert all(0 <= share <= 1 for _, share in told)
+    assert ("reading the weights", 1.0) in told
+
+
+HUB: list[tuple[str, type[ApiError], str]] = [
+    ("LocalEntryNotFoundError", ModelLoadFailed, "hub cannot be reached"),
+    ("RepositoryNotFoundError", ModelNotFound, "the hub has no owner/name"),
+    ("OSError", ModelLoadFailed, r"fetching owner/name failed \(OSError\)"),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "reason"), HUB)
+def test_what_the_hub_says_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, error: type[ApiError], reason: str
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    kind = getattr(errors, name, OSError)
+
+    def snapshot_download(*_: object, **__: object) -> None:
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    fails(spec_of("owner/name"), error, reason)
+
+
+def test_a_hub_model_is_fetched_without_pickles(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(source: str, **options: Any) -> str:
+        asked.append({"source": source} | options)
+        return str(tiny("qwen2"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    load(spec_of("owner/name", revision="abc"))
+    (request,) = asked
+    assert (request["source"], request["revision"]) == ("owner/name", "abc")
+    assert not [name for name in request["allow_patterns"] if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
+
+def test_pickled_weights_are_not_read(copy: Copy) -> None:
+    folder = copy("qwen2")
+    (file,) = folder.glob("*.safetensors")
+    file.rename(folder / "pytorch_model.bin")
+    fails(spec_of(folder), ModelLoadFailed, "no weights")
+
+
+def test_there_is_at_least_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= loader.usable_cores() <= (psutil.cpu_count() or 1)
+    for text, expected in (("50000 100000", 1), ("max 100000", 3), ("250000 100000", 2), ("nonsense", 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+        monkeypatch.setattr(pathlib.Path, "read_text", lambda *_, text=text, **__: text)
+        assert loader.usable_cores() == expected
+        monkeypatch.undo()
