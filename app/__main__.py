@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from app.settings import PROJECT, Settings, SettingsError, parser
+from app.settings import PROJECT, Settings, SettingsError
 
 USAGE = """usage: python -m app COMMAND [flags]
 
@@ -88,7 +88,4 @@ def _is_loopback(host: str) -> bool:
 
 
 if __name__ == "__main__":
-    if "-h" in sys.argv[2:] or "--help" in sys.argv[2:]:
-        parser().print_help()
-        sys.exit(0)
     sys.exit(main(sys.argv[1:]))

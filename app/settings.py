@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 VERSION = "0.1.0"
+DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -65,12 +67,10 @@ class Settings:
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
         "-d",
-        pattern=r"auto|cpu|mps|cuda(:\d{1,3})?",
+        pattern=DEVICE,
         metavar="DEVICE",
     )
-    dtype: str = setting(
-        "auto", "number format of the weights", choices=("auto", "float32", "bfloat16", "float16")
-    )
+    dtype: str = setting("auto", "number format of the weights", choices=DTYPES)
     max_concurrent: int = setting(32, "streams that generate at once", "-c", low=1, high=1024)
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
@@ -84,6 +84,9 @@ class Settings:
     )
     max_body_mb: float = setting(16.0, "largest request body in MiB", low=0.1, high=4096)
     max_image_mp: float = setting(100.0, "largest picture in megapixels", low=0.01, high=1000)
+    max_total_mp: float = setting(
+        400.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
+    )
     max_images: int = setting(32, "pictures in one request", low=0, high=4096)
     log_level: str = setting(
         "INFO", "how much is logged", "-l", choices=("DEBUG", "INFO", "WARNING", "ERROR")
@@ -156,11 +159,12 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         known = self._option_string_actions
+        by_dashes = {name.replace("_", "-"): name for name in known}
         dashed = []
         for argument in args or []:
             name, equals, value = argument.partition("=")
-            if name.startswith("--") and name not in known:
-                name = name.replace("_", "-")
+            if name.startswith("--"):
+                name = by_dashes.get(name.replace("_", "-"), name)
             dashed.append(name + equals + value)
         found, rest = super().parse_known_args(dashed, namespace)
         for argument in rest:

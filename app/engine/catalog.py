@@ -1,8 +1,9 @@
 """The catalogue of models: what models/catalog.yaml says, and the model that the command line names."""
 
 import difflib
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,49 @@ import yaml
 
 from app.engine.types import Defaults, ModelSpec
 from app.errors import ModelNotFound
-from app.settings import PROJECT, SettingsError
+from app.settings import DEVICE, DTYPES, PROJECT, SettingsError
 
-_SPEC_FIELDS = {row.name for row in fields(ModelSpec)}
-_DEFAULT_FIELDS = {row.name for row in fields(Defaults)}
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value fits, and what it must be."""
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _number(low: float, high: float, *, whole: bool = False) -> Callable[[Any], bool]:
+    kinds = (int,) if whole else (int, float)
+    return lambda value: type(value) in kinds and low <= value <= high
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(_text(item) for item in value)
+
+
+def _modalities(value: Any) -> bool:
+    return _texts(value) and bool(value) and set(value) <= {"text", "image", "video"}
+
+
+ENTRY: dict[str, Rule] = {
+    "id": (_text, "a name"),
+    "source": (_text, "a hub id or a folder"),
+    "engine": (_text, "a name"),
+    "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
+    "device": (lambda value: _text(value) and bool(re.fullmatch(DEVICE, value)), "auto, cpu, mps or cuda:N"),
+    "modalities": (_modalities, "a list of text, image, video"),
+    "context_length": (_number(1, 10**9, whole=True), "a number of tokens"),
+    "aliases": (_texts, "a list of names"),
+    "trust_remote_code": (lambda value: isinstance(value, bool), "true or false"),
+    "revision": (_text, "a commit or tag"),
+    "defaults": (lambda value: isinstance(value, dict), "a mapping"),
+}
+DEFAULTS: dict[str, Rule] = {
+    "temperature": (_number(0, 2), "0 to 2"),
+    "top_p": (_number(1e-9, 1), "over 0 to 1"),
+    "top_k": (_number(0, 10**9, whole=True), "a whole number"),
+    "repetition_penalty": (_number(1e-9, 100), "over 0"),
+    "max_tokens": (_number(1, 10**9, whole=True), "a number of tokens"),
+}
 
 
 class Catalog:
@@ -55,11 +95,11 @@ def read(path: Path, model: str, *, device: str = "auto", dtype: str = "auto") -
     if not isinstance(entries, list):
         raise SettingsError(f"the catalogue {path} has no list 'models'")
     specs = [_spec(entry, path) for entry in entries]
-    _refuse_duplicates(specs, path)
+    taken = _names(specs, path)
     try:
         default = Catalog(specs, model).resolve(model)
     except ModelNotFound as error:
-        default = _named_on_the_command_line(model, str(error))
+        default = _named_on_the_command_line(model, str(error), taken)
         specs.append(default)
     if device != "auto" or dtype != "auto":
         device = device if device != "auto" else default.device
@@ -70,34 +110,55 @@ def read(path: Path, model: str, *, device: str = "auto", dtype: str = "auto") -
 
 
 def _spec(entry: Any, path: Path) -> ModelSpec:
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-        raise SettingsError(f"the catalogue {path} has an entry without an id")
-    entry = dict(entry)
-    defaults = entry.pop("defaults", None) or {}
-    unknown = sorted(set(entry) - _SPEC_FIELDS) + sorted(set(defaults) - _DEFAULT_FIELDS)
-    if unknown or not isinstance(entry.get("source"), str):
-        what = f"has unknown fields {', '.join(unknown)}" if unknown else "has no source"
-        raise SettingsError(f"the catalogue {path}: entry {entry['id']} {what}")
-    folder = PROJECT / entry["source"]
-    if entry["source"].startswith(("models/", "./")) or folder.is_dir():
-        entry["source"] = str(folder)
+    where = f"the catalogue {path}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"].strip():
+        raise SettingsError(f"{where} has an entry without an id")
+    where += f": entry {entry['id']}"
+    values = _checked(entry, ENTRY, where)
+    if "source" not in values:
+        raise SettingsError(f"{where} has no source")
+    defaults = Defaults(**_checked(values.pop("defaults", {}), DEFAULTS, f"{where}: defaults"))
+    folder = PROJECT / values["source"]
+    if values["source"].startswith(("models/", "./")) or folder.is_dir():
+        values["source"] = str(folder)
     for name in ("modalities", "aliases"):
-        entry[name] = tuple(entry.get(name, getattr(ModelSpec, name)))
-    return ModelSpec(**entry, defaults=Defaults(**defaults))
+        if name in values:
+            values[name] = tuple(values[name])
+    return ModelSpec(**values, defaults=defaults)
 
 
-def _refuse_duplicates(specs: list[ModelSpec], path: Path) -> None:
+def _checked(values: Any, rules: dict[str, Rule], where: str) -> dict[str, Any]:
+    """The values that are not null, each of which its rule takes."""
+    if not isinstance(values, dict):
+        raise SettingsError(f"{where} is no mapping")
+    if unknown := sorted(str(name) for name in values if name not in rules):
+        raise SettingsError(f"{where} has unknown fields {', '.join(unknown)}")
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        fits, what = rules[name]
+        if not fits(value):
+            raise SettingsError(f"{where}: {name} is {value!r}; it must be {what}")
+    return given
+
+
+def _names(specs: list[ModelSpec], path: Path) -> set[str]:
+    """Ids and aliases in lower case, which must all differ."""
     seen: set[str] = set()
     for name in (name.lower() for spec in specs for name in (spec.id, *spec.aliases)):
         if name in seen:
             raise SettingsError(f"the catalogue {path} has the name {name} twice")
         seen.add(name)
+    return seen
 
 
-def _named_on_the_command_line(model: str, reason: str) -> ModelSpec:
+def _named_on_the_command_line(model: str, reason: str, taken: set[str]) -> ModelSpec:
     folder = Path(model).expanduser()
-    if folder.is_dir():
-        return ModelSpec(id=folder.resolve().name, source=str(folder.resolve()), aliases=(model,))
+    if folder.is_dir() and folder.resolve().name:
+        name = folder.resolve().name
+        is_free = name.lower() not in taken
+        return ModelSpec(
+            id=name if is_free else model, source=str(folder.resolve()), aliases=(model,) if is_free else ()
+        )
     if model.startswith((".", "/", "~")):
         raise SettingsError(f"--model {model}: there is no such folder")
     owner, slash, name = model.partition("/")

@@ -1,6 +1,5 @@
 """From messages to model inputs: the chat template, the tokenizer and the model's own picture processor."""
 
-import copy
 import logging
 import re
 from collections.abc import Iterable
@@ -35,9 +34,9 @@ class PromptEncoder:
         self._remote_code = remote_code
         control = {str(token) for token in self.tokenizer.all_special_tokens}
         control.add(str(getattr(processor, "image_token", "<image>")))  # what a picture is put in place of
+        # Beside special tokens, <think> and <tool_call> in a text are not to become the real ones either.
+        self.tokenizer.chat_control_tokens = list(self.tokenizer.get_added_vocab())
         self._control_tokens = re.compile("|".join(re.escape(token) for token in sorted(control)))
-        if not remote_code:
-            _encode_control_tokens_as_text_without_state(self.tokenizer)
 
     def encode(self, messages: Iterable[Message]) -> dict[str, Any]:
         """Tensors for generate(), a batch of one: input_ids (1, tokens), attention_mask, pictures' pixels.
@@ -59,10 +58,11 @@ class PromptEncoder:
             raise InvalidRequest(
                 f"The model's chat template refuses this: {error}", param="messages"
             ) from None
-        except ValueError:
-            log.warning("the processor refused a prompt", exc_info=True)
+        except (TypeError, ValueError, KeyError, IndexError):
+            log.warning("template or processor refused a prompt", exc_info=True)
             raise InvalidRequest(
-                "The model's processor cannot take this text or picture.", param=_place(messages)
+                "The model's chat template or processor cannot take this text or picture.",
+                param=_place(messages),
             ) from None
         return {name: value for name, value in inputs.items() if name not in NOT_FOR_GENERATE}
 
@@ -122,21 +122,3 @@ def _pictures(messages: Iterable[Message]) -> list[ImagePart]:
 def _place(messages: tuple[Message, ...]) -> str:
     pictures = _pictures(messages)
     return pictures[0].param if pictures else "messages"
-
-
-def _encode_control_tokens_as_text_without_state(tokenizer: Any) -> None:
-    """Give the tokenizer a twin for user text that contains its control tokens.
-
-    transformers encodes such text by switching a flag on the shared tokenizer, which another thread's call
-    would see. The twin has the flag on for ever; it is made at the first text that needs it.
-    """
-    twin: list[Any] = []
-
-    def encode(text: str) -> list[int]:
-        if not twin:
-            made = copy.deepcopy(tokenizer.backend_tokenizer)
-            made.encode_special_tokens = True
-            twin.append(made)
-        return list(twin[0].encode(text, add_special_tokens=False).ids)
-
-    tokenizer._encode_without_added_tokens = encode

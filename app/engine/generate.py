@@ -179,6 +179,7 @@ class TokenStream(TextIteratorStreamer):
         self.image_tokens = image_tokens
         self._on_cancel = on_cancel
         self._stop_ids = stop_ids
+        self._silent = frozenset(tokenizer.all_special_ids)
         self._stopped = False
         self._held: list[int] = []
         self._decoder = DecodeStream(skip_special_tokens=True)
@@ -192,7 +193,8 @@ class TokenStream(TextIteratorStreamer):
             return
         for token in value.flatten().tolist():
             self._stopped = token in self._stop_ids
-            self._events.put(Token(token, "" if self._stopped else self._decode(token)))
+            silent = self._stopped or token in self._silent
+            self._events.put(Token(token, "" if silent else self._decode(token)))
 
     def end(self) -> None:
         """generate() is through: with a stop token, or at the limit."""

@@ -42,7 +42,7 @@ def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int) -> Engine:
     dtype = _dtype(torch, spec, config, device)
     _check_memory(torch, spec, folder, config, device, dtype)
     with _tell(progress):
-        model = _read_weights(auto_model, spec, folder, dtype).to(device).eval()
+        model = _read_weights(auto_model, spec, folder, device, dtype)
     progress("reading the tokenizer", 1.0)
     return _engine(spec, folder, model, vision=vision, max_concurrent=max_concurrent)
 
@@ -149,7 +149,10 @@ def _device(torch: Any, spec: ModelSpec) -> Any:
         wanted = (
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
-    device = torch.device(wanted)
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ModelLoadFailed(f"{spec.id}: there is no kind of device {wanted!r}.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelLoadFailed(f"{spec.id}: there is no device {wanted} on this machine.")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -160,9 +163,11 @@ def _device(torch: Any, spec: ModelSpec) -> Any:
 def _dtype(torch: Any, spec: ModelSpec, config: Any, device: Any) -> Any:
     """As asked, else 16 bits where the device is fast in them and the weights have no more."""
     if spec.dtype != "auto":
-        return getattr(torch, spec.dtype)
-    stored = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if stored in (None, torch.float32):
+        wanted = getattr(torch, spec.dtype, None)
+        if wanted not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ModelLoadFailed(f"{spec.id}: there is no dtype {spec.dtype!r}.")
+        return wanted
+    if _stored_dtype(torch, config) == torch.float32:
         return torch.float32
     if device.type == "cpu":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -172,12 +177,16 @@ def _dtype(torch: Any, spec: ModelSpec, config: Any, device: Any) -> Any:
     return torch.float16
 
 
+def _stored_dtype(torch: Any, config: Any) -> Any:
+    """The number format in the files, which composite configurations name in their text part."""
+    return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
+
+
 def _check_memory(torch: Any, spec: ModelSpec, folder: Path, config: Any, device: Any, dtype: Any) -> None:
     sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
     if not sizes:
         raise ModelLoadFailed(f"{spec.id}: its folder has no weights (*.safetensors).")
-    stored = getattr(config, "dtype", None) or torch.float32
-    needed = int(sum(sizes) / stored.itemsize * dtype.itemsize * HEADROOM)
+    needed = int(sum(sizes) / _stored_dtype(torch, config).itemsize * dtype.itemsize * HEADROOM)
     on_cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_cuda else psutil.virtual_memory().available
     if needed > free:
@@ -186,7 +195,7 @@ def _check_memory(torch: Any, spec: ModelSpec, folder: Path, config: Any, device
         )
 
 
-def _read_weights(auto_model: Any, spec: ModelSpec, folder: Path, dtype: Any) -> Any:
+def _read_weights(auto_model: Any, spec: ModelSpec, folder: Path, device: Any, dtype: Any) -> Any:
     with _explained(spec, "its weights cannot be read"):
         model, report = auto_model.from_pretrained(
             folder,
@@ -196,6 +205,7 @@ def _read_weights(auto_model: Any, spec: ModelSpec, folder: Path, dtype: Any) ->
             use_safetensors=True,
             output_loading_info=True,
         )
+        model = model.to(device).eval()
     if missing := sorted(report["missing_keys"]):
         raise ModelLoadFailed(
             f"{spec.id}: its weights lack {len(missing)} tensors, the first is {missing[0]}."
@@ -219,6 +229,9 @@ def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_conc
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError("no fast tokenizer (tokenizer.json)")
     own = model.generation_config
+    if (folder / "generation_config.json").exists():  # transformers passes over a broken one in silence
+        with _explained(spec, "its generation_config.json is broken"):
+            own = GenerationConfig.from_pretrained(folder, local_files_only=True)
     stop_ids = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
     defaults = _defaults(spec.defaults, own)
     inner = getattr(model, "language_model", None)  # where remote code calls generate()
@@ -241,16 +254,16 @@ def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_conc
 
 def _defaults(entry: Defaults, own: Any) -> Defaults:
     """The catalogue's defaults, then those of generation_config.json."""
-    sampled = own.do_sample is not False
 
-    def pick(name: str, *, applies: bool = True) -> Any:
+    def pick(name: str) -> Any:
         chosen = getattr(entry, name)
-        return chosen if chosen is not None or not applies else getattr(own, name, None)
+        return chosen if chosen is not None else getattr(own, name, None)
 
+    greedy = own.do_sample is False and entry.temperature is None
     return Defaults(
-        temperature=pick("temperature", applies=sampled),
-        top_p=pick("top_p", applies=sampled),
-        top_k=pick("top_k", applies=sampled),
+        temperature=0.0 if greedy else pick("temperature"),
+        top_p=pick("top_p"),
+        top_k=pick("top_k"),
         repetition_penalty=pick("repetition_penalty"),
         max_tokens=entry.max_tokens,
     )

@@ -71,10 +71,10 @@ class ModelRegistry:
         with self._lock:
             entry = self._entries.get(spec.id)
             if entry is None:
-                entry = self._entries[spec.id] = _Entry()
-                threading.Thread(
-                    target=self._run_load, args=(spec, entry), name=f"load-{spec.id}", daemon=True
-                ).start()
+                entry = _Entry()
+                name = f"load-{spec.id}"
+                threading.Thread(target=self._run_load, args=(spec, entry), name=name, daemon=True).start()
+                self._entries[spec.id] = entry
             entry.leases += 1
         try:
             return Lease(_wait(entry.future, tick, watch), lambda: self._release(entry))
@@ -107,8 +107,11 @@ class ModelRegistry:
             gone = [(name, self._entries.pop(name).engine) for name in idle]
         for name, engine in gone:
             if engine is not None:
-                engine.close()
-                log.info("unloaded %s", name)
+                try:
+                    engine.close()
+                    log.info("unloaded %s", name)
+                except Exception:
+                    log.exception("unloading %s failed", name)
         return idle
 
     def close(self) -> None:

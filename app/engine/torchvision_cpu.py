@@ -9,12 +9,19 @@ torchvision works by itself, nothing is changed.
 import importlib.util
 import pathlib
 import re
+import threading
 
 _kept_alive: list[object] = []
+_lock = threading.Lock()
 
 
 def prepare() -> None:
     """Declare torchvision's operators if this torch has no CUDA; call it before transformers is imported."""
+    with _lock:
+        _declare()
+
+
+def _declare() -> None:
     import torch
 
     spec = importlib.util.find_spec("torchvision")

@@ -9,6 +9,7 @@ import binascii
 import io
 import re
 import warnings
+from urllib.parse import unquote
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -44,7 +45,7 @@ def data_url_bytes(url: str, param: str) -> bytes:
     if not head["base64"]:
         raise InvalidRequest("The data: URL is not in base64.", param=param, code="invalid_image_url")
     try:
-        return base64.b64decode(re.sub(r"\s", "", url[head.end() :]).replace("%3D", "="), validate=True)
+        return base64.b64decode(re.sub(r"\s", "", unquote(url[head.end() :])), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest(
             "The data: URL's base64 is broken.", param=param, code="invalid_base64"
@@ -84,14 +85,25 @@ def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        # Pillow would clip 16-bit values to 255 instead of scaling them.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        image = _eight_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, where Pillow would clip it, with its one transparent value as alpha."""
+    import numpy as np
+
+    values = np.asarray(image)
+    grey = Image.fromarray((values // 257).clip(0, 255).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _pad(image: Image.Image) -> Image.Image:

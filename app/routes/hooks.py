@@ -10,11 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Request, Response, g, request
-from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, UnsupportedMediaType
-from app.schemas.fields import first_problem
 from app.services import wire
 from app.telemetry import request_id
 
@@ -30,7 +28,6 @@ def install(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(ApiError, _api_error)
-    app.register_error_handler(ValidationError, _validation_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(ClientLeft, lambda _: Response(status=499))
     app.register_error_handler(Exception, _unexpected)
@@ -102,20 +99,11 @@ def _api_error(error: ApiError) -> Response:
     return response
 
 
-def _validation_error(error: ValidationError) -> Response:
-    place, text = first_problem(error.normalized_messages())
-    return _api_error(
-        InvalidRequest(
-            f"{place} {text}.".strip().capitalize() if not place else f"{place} {text}.", param=place or None
-        )
-    )
-
-
 def _http_error(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
         _discard_body()
         limit = (request.max_content_length or 0) / 1024 / 1024
-        return _api_error(BodyTooLarge(f"The body is larger than the limit of {limit:g} MiB."))
+        return _api_error(BodyTooLarge(f"The body is larger than the limit of {limit:.3g} MiB."))
     problem = ApiError(error.description or error.name, code=error.name.lower().replace(" ", "_"))
     problem.status = error.code or 500
     problem.type = "invalid_request_error" if problem.status < 500 else "server_error"

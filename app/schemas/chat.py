@@ -8,7 +8,7 @@ from marshmallow import ValidationError, fields, post_load, pre_load
 
 from app.engine.types import ChatRequest, ImagePart, Message
 from app.schemas.content import MAX_MESSAGES, MessageSchema
-from app.schemas.fields import Body, Flag, Integer, Items, Number, Text
+from app.schemas.fields import Body, Flag, Integer, Items, Number, Text, checked
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ChatSchema(Body):
     @pre_load
     def refuse_what_is_not_there_yet(self, data: Any, **_: Any) -> Any:
         if not isinstance(data, dict):
-            raise ValidationError("the body must be a JSON object")
+            raise ValidationError("must be a JSON object")
         for name, neutral in NOT_YET.items():
             value = data.get(name)
             if value is not None and not any(
@@ -106,7 +106,7 @@ class ChatSchema(Body):
         if long is not None and short is not None and long != short:
             raise ValidationError({"max_tokens": ["differs from max_completion_tokens; send one of them"]})
         options = given.get("stream_options", {})
-        if options and not given.get("stream"):
+        if "stream_options" in given and not given.get("stream"):
             raise ValidationError({"stream_options": ["is for streams only: set stream to true"]})
         return ChatRequest(
             messages=tuple(_placed(message, index) for index, message in enumerate(given["messages"])),
@@ -123,8 +123,9 @@ class ChatSchema(Body):
 
 
 def load(body: Any) -> ChatRequest:
-    """The request of a parsed body; raises ValidationError, whose first problem `first_problem` names."""
-    return ChatSchema().load(body)  # type: ignore[no-any-return]  # post_load makes it
+    """The request of a parsed body; raises InvalidRequest."""
+    request: ChatRequest = checked(ChatSchema(), body)
+    return request
 
 
 def _placed(message: Message, index: int) -> Message:

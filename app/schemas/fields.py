@@ -6,6 +6,8 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
+from app.errors import InvalidRequest
+
 fields.Field.default_error_messages |= {"required": "is missing", "null": "must not be null"}
 
 
@@ -100,6 +102,15 @@ def check_length(value: Any, least: int, most: int) -> None:
         raise ValidationError("is empty" if not value else f"has {len(value)} items; the least is {least}")
     if len(value) > most:
         raise ValidationError(f"has {len(value)} items; the most is {most}")
+
+
+def checked(schema: Schema, body: Any) -> Any:
+    """What the schema makes of a body; raises InvalidRequest that names the first field that is wrong."""
+    try:
+        return schema.load(body)
+    except ValidationError as error:
+        place, text = first_problem(error.normalized_messages())
+        raise InvalidRequest(f"{place or 'The body'} {text}.", param=place or None) from None
 
 
 def first_problem(problems: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, str]:

@@ -44,6 +44,7 @@ class Completions:
                 lease.engine.defaults,
                 max_images=self._settings.max_images,
                 max_pixels=int(self._settings.max_image_mp * 1e6),
+                max_total_pixels=int(self._settings.max_total_mp * 1e6),
                 watch=watch,
             )
             generation = lease.engine.submit(resolved)
@@ -82,7 +83,9 @@ class Completion:
         try:
             text = "".join(piece for piece in self._pieces() if piece)
             return self._wire.completion(text, self._reason or "stop", self._usage())
-        except ApiError:
+        except ClientLeft:
+            raise
+        except Exception:
             self._failed = True
             raise
         finally:
@@ -97,8 +100,13 @@ class Completion:
             yield self._wire.finish(self._reason or "stop")
             if self._request.include_usage:
                 yield self._wire.usage(self._usage())
-        except ApiError as problem:
+        except ClientLeft:
+            raise
+        except Exception as problem:
             self._failed = True
+            if not isinstance(problem, ApiError):
+                log.exception("a stream failed")
+                problem = ApiError("The server failed; its log has the details under the request's id.")
             yield error(problem)
             yield self._wire.finish("error")
         finally:

@@ -14,10 +14,11 @@ class StopStrings:
         if self.found or not self._stops:
             return "" if self.found else text
         self._held += text
-        starts = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if starts:
+        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if found:
             self.found = True
-            shown, self._held = self._held[: min(starts)], ""
+            _, place = min(found)  # what ends first was there first, however tokens cut the text
+            shown, self._held = self._held[:place], ""
             return shown
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         shown = self._held[: len(self._held) - keep]

@@ -25,11 +25,13 @@ def resolve(
     *,
     max_images: int,
     max_pixels: int,
+    max_total_pixels: int,
     watch: Callable[[], None] = lambda: None,
 ) -> GenerationRequest:
     """The generation that a chat request asks for; raises InvalidRequest for pictures that cannot be.
 
-    `max_pixels` is for each picture. `watch` is called before each one is decoded and may raise.
+    `max_pixels` is for each picture, `max_total_pixels` for all together.
+    `watch` is called before each one is decoded and may raise.
     """
     pictures = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
     if len(pictures) > max_images:
@@ -38,11 +40,22 @@ def resolve(
             param=pictures[max_images].param,
         )
 
+    total = 0
+
     def decoded(part: Part) -> Part:
+        nonlocal total
         if not isinstance(part, ImagePart):
             return part
         watch()
-        return replace(part, source="", image=images.from_url(part.source, part.param, max_pixels))
+        image = images.from_url(part.source, part.param, max_pixels)
+        total += image.width * image.height
+        if total > max_total_pixels:
+            raise InvalidRequest(
+                f"The request's pictures have more than {max_total_pixels / 1e6:g} megapixels together.",
+                param=part.param,
+                code="image_too_large",
+            )
+        return replace(part, source="", image=image)
 
     return GenerationRequest(
         messages=tuple(

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from app.engine.catalog import Catalog
-from app.engine.types import Engine, FinishReason, ModelSpec
+from app.engine.registry import ModelRegistry
+from app.engine.types import FinishReason
 from app.errors import ApiError
 
 
@@ -76,12 +76,19 @@ def error(problem: ApiError) -> dict[str, Any]:
     return {"error": problem.body()}
 
 
-def model(spec: ModelSpec, catalog: Catalog, engine: Engine | None) -> dict[str, Any]:
-    """A row of /v1/models."""
+def models(registry: ModelRegistry) -> list[dict[str, Any]]:
+    """The rows of /v1/models."""
+    return [model(registry, spec.id) for spec in registry.catalog]
+
+
+def model(registry: ModelRegistry, name: str) -> dict[str, Any]:
+    """One row of /v1/models, by id or alias; raises ModelNotFound."""
+    spec = registry.catalog.resolve(name)
+    engine = next((engine for engine in registry.engines() if engine.spec.id == spec.id), None)
     return {
         "id": spec.id,
         "object": "model",
-        "created": catalog.created,
+        "created": registry.catalog.created,
         "owned_by": "vlserve",
         "loaded": engine is not None,
         "modalities": list(engine.modalities if engine else spec.modalities),

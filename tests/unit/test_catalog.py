@@ -158,11 +158,11 @@ BROKEN = {
     "no id": ("models: [{source: a/b}]", "without an id"),
     "id a number": ("models: [{id: 3, source: a/b}]", "without an id"),
     "no source": ("models: [{id: a}]", "entry a has no source"),
-    "source a number": ("models: [{id: a, source: 3}]", "entry a has no source"),
+    "source a number": ("models: [{id: a, source: 3}]", "entry a: source is 3"),
     "unknown field": ("models: [{id: a, source: b/c, trust: true}]", "entry a has unknown fields trust"),
     "unknown default": (
         "models: [{id: a, source: b/c, defaults: {top_q: 1}}]",
-        "entry a has unknown fields top_q",
+        "entry a: defaults has unknown fields top_q",
     ),
     "id twice": ("models: [{id: a, source: b/c}, {id: A, source: b/d}]", "the name a twice"),
     "alias twice": ("models: [{id: a, source: b/c}, {id: b, source: b/d, aliases: [A]}]", "the name a twice"),

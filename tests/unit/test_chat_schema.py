@@ -4,11 +4,10 @@ import logging
 from typing import Any
 
 import pytest
-from marshmallow import ValidationError
 
 from app.engine.types import ChatRequest, ImagePart, Message, TextPart
+from app.errors import InvalidRequest
 from app.schemas import chat
-from app.schemas.fields import first_problem
 from tests.unit.conftest import HELLO
 
 MESSAGES = (Message("user", (TextPart("hello"),)),)
@@ -16,9 +15,9 @@ MESSAGES = (Message("user", (TextPart("hello"),)),)
 
 def problem(body: Any) -> tuple[str, str]:
     """The place and text of a body's first problem."""
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         chat.load(body)
-    return first_problem(caught.value.normalized_messages())
+    return caught.value.param or "", caught.value.message
 
 
 def test_a_body_of_messages_alone_leaves_all_choices_open() -> None:
@@ -126,11 +125,11 @@ def test_a_wrong_value_is_refused_at_its_place(given: dict[str, Any], place: str
 
 @pytest.mark.parametrize("body", [[], "hello", 3, None, True])
 def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
-    assert problem(body) == ("", "the body must be a JSON object")
+    assert problem(body) == ("", "The body must be a JSON object.")
 
 
 def test_a_body_without_messages_is_refused() -> None:
-    assert problem({}) == ("messages", "is missing")
+    assert problem({}) == ("messages", "messages is missing.")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ ASKING: dict[str, list[Any]] = {
     ("name", "value"), [(name, value) for name, all_ in ASKING.items() for value in all_]
 )
 def test_what_this_version_cannot_do_is_refused_rather_than_ignored(name: str, value: Any) -> None:
-    assert problem(HELLO | {name: value}) == (name, "is not supported by this version")
+    assert problem(HELLO | {name: value}) == (name, f"{name} is not supported by this version.")
 
 
 @pytest.mark.parametrize("name", sorted(chat.NO_MEANING))

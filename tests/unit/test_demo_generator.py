@@ -10,7 +10,17 @@ from PIL import Image, ImageDraw
 from models.demo import chatter, fonts, phrases, questions, words
 from models.demo.dialogues import KINDS, Dialogue, DialogueSampler
 from models.demo.draw import draw_clip, draw_scene
-from models.demo.palette import COLOURS, LANGUAGES, MOTIONS, NUMBERS_EN, PLACES_EN, PLACES_ZH, SHAPES, Language, distance
+from models.demo.palette import (
+    COLOURS,
+    LANGUAGES,
+    MOTIONS,
+    NUMBERS_EN,
+    PLACES_EN,
+    PLACES_ZH,
+    SHAPES,
+    Language,
+    distance,
+)
 from models.demo.scenes import Scene, SceneSampler
 from models.demo.talk import PictureTalk
 
@@ -21,7 +31,11 @@ def plain_scenes(objects: int, count: int, seed: str) -> list[Scene]:
     found: list[Scene] = []
     while len(found) < count:
         scene = sampler.scene(objects)
-        if scene.background != "gradient" and len(scene.items) == objects and not any(i.outline for i in scene.items):
+        if (
+            scene.background != "gradient"
+            and len(scene.items) == objects
+            and not any(i.outline for i in scene.items)
+        ):
             found.append(scene)
     return found
 
@@ -58,7 +72,10 @@ def test_colour_and_place_are_true_of_the_pixels(language: Language) -> None:
     for scene in plain_scenes(1, 40, f"pixels/{language}"):
         mask = foreground(scene)
         rows, columns = np.nonzero(mask)
-        middle = (rows.min() + rows.max()) / 2 / scene.height, (columns.min() + columns.max()) / 2 / scene.width
+        middle = (
+            (rows.min() + rows.max()) / 2 / scene.height,
+            (columns.min() + columns.max()) / 2 / scene.width,
+        )
         cell = int(middle[0] * 3) * 3 + int(middle[1] * 3)
         rgb = np.asarray(draw_scene(scene))[mask].mean(axis=0)
         near = min(
@@ -99,7 +116,11 @@ def test_yes_and_no_are_true() -> None:
         head, rest = turn.answer.split(", ", 1)
         drawn = [f"{item.colour} {item.shape}" for item in scene.items]
         drawn += [word for item in scene.items for word in (item.shape, f"{item.colour} object")]
-        named = {name for name in (*drawn, *_all_kinds()) if f" {name} " in rest or f" {name}s" in rest or f" {name}es" in rest}
+        named = {
+            name
+            for name in (*drawn, *_all_kinds())
+            if f" {name} " in rest or f" {name}s" in rest or f" {name}es" in rest
+        }
         longest = max(named, key=len)
         assert (head == "Yes") == (longest in drawn), turn.answer
         answers[head] += 1
@@ -119,7 +140,9 @@ def test_counts_add_up() -> None:
             turn = talk.turn("count")
             assert turn is not None
             for shape, count in by_shape.items():
-                if turn.answer.endswith((f" {shape}.", f" {SHAPES[shape].plural}.")) and not _tinted(turn.answer):
+                if turn.answer.endswith((f" {shape}.", f" {SHAPES[shape].plural}.")) and not _tinted(
+                    turn.answer
+                ):
                     assert f" {NUMBERS_EN[count]} " in turn.answer
 
 
@@ -136,7 +159,9 @@ def test_clips_move_as_they_say() -> None:
         first, last = clip.frames[0].items[0], clip.frames[-1].items[0]
         moved = [last.centre[axis] - first.centre[axis] for axis in (0, 1)]
         room = (clip.frames[0].width, clip.frames[0].height)
-        steps = tuple(0 if abs(by) < 0.1 * side else int(np.sign(by)) for by, side in zip(moved, room, strict=True))
+        steps = tuple(
+            0 if abs(by) < 0.1 * side else int(np.sign(by)) for by, side in zip(moved, room, strict=True)
+        )
         if max(abs(step) for step in MOTIONS[clip.motion][:2]):
             assert steps == MOTIONS[clip.motion][:2]
         grown = last.extent[0] / first.extent[0]
@@ -173,7 +198,22 @@ def test_confusing_pictures_are_not_described() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_questions_are_diverse_and_filled(language: Language) -> None:
     rng = random.Random(1)
-    slots = dict.fromkeys(("shape", "plural", "colour", "thing", "things", "a_thing", "place", "first", "second", "side", "nth"), "X")
+    slots = dict.fromkeys(
+        (
+            "shape",
+            "plural",
+            "colour",
+            "thing",
+            "things",
+            "a_thing",
+            "place",
+            "first",
+            "second",
+            "side",
+            "nth",
+        ),
+        "X",
+    )
     for skill in questions.PATTERNS:
         drawn = {questions.ask(skill, language, rng, **slots) for _ in range(60)}
         assert len(drawn) > 5

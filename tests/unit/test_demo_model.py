@@ -10,7 +10,10 @@ from PIL import Image, ImageDraw
 from models.demo import architecture, evaluate
 
 WEIGHTS = evaluate.WEIGHTS
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters": {"type": "object"}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Weather", "parameters": {"type": "object"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,10 @@ def test_past_thoughts_are_dropped(model: evaluate.Model) -> None:
     asked = [{"role": "user", "content": "Hi"}, answer, {"role": "user", "content": "And?"}]
     assert "secret" not in render(model, asked)
     assert "Hello!<|im_end|>" in render(model, asked)
-    separate = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!", "reasoning_content": "secret"}]
+    separate = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello!", "reasoning_content": "secret"},
+    ]
     assert "<think>\nsecret\n</think>\n\nHello!<|im_end|>" in render(model, separate)
     assert render(model, [asked[0], answer]) == render(model, separate)
 
@@ -85,28 +91,38 @@ def test_tools_are_rendered_as_qwen_does(model: evaluate.Model) -> None:
     assert json.loads(tools) == TOOL
     spoken = text.split("<|im_start|>assistant\n<tool_call>\n")[1].split("\n</tool_call><|im_end|>")[0]
     assert json.loads(spoken) == {"name": "get_weather", "arguments": {"city": "Rome"}}
-    responses = "\n<tool_response>\nsunny\n</tool_response>\n<tool_response>\nwarm\n</tool_response><|im_end|>\n"
+    responses = (
+        "\n<tool_response>\nsunny\n</tool_response>\n<tool_response>\nwarm\n</tool_response><|im_end|>\n"
+    )
     assert f"<|im_start|>user{responses}<|im_start|>assistant\n" in text
 
 
-@pytest.mark.parametrize("part", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "x"}}, {"image": "x"}])
+@pytest.mark.parametrize(
+    "part", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "x"}}, {"image": "x"}]
+)
 def test_pictures_stand_where_they_are_sent(model: evaluate.Model, part: dict[str, Any]) -> None:
     content = [{"type": "text", "text": "A"}, part, {"type": "text", "text": "B"}, {"type": "video"}]
     pads = "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
-    assert f"<|im_start|>user\nA{pads[0]}B{pads[1]}<|im_end|>\n" in render(model, [{"role": "user", "content": content}])
+    assert f"<|im_start|>user\nA{pads[0]}B{pads[1]}<|im_end|>\n" in render(
+        model, [{"role": "user", "content": content}]
+    )
 
 
 @torch.inference_mode()
 def ask(model: evaluate.Model, picture: Image.Image, question: str, thinking: bool = False) -> str:
     content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = render(model, [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=thinking)
+    text = render(
+        model, [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=thinking
+    )
     inputs = model.processor(text=[text], images=[picture], return_tensors="pt")
     output = model.model.generate(**inputs, do_sample=False, max_new_tokens=160)
     answer: str = model.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return answer
 
 
-def drawn(shape: str, fill: str, size: tuple[int, int] = (448, 448), background: str = "white") -> Image.Image:
+def drawn(
+    shape: str, fill: str, size: tuple[int, int] = (448, 448), background: str = "white"
+) -> Image.Image:
     picture = Image.new("RGB", size, background)
     box = (size[0] * 0.3, size[1] * 0.3, size[0] * 0.7, size[1] * 0.7)
     getattr(ImageDraw.Draw(picture), shape)(box, fill=fill)
@@ -119,7 +135,10 @@ def test_it_sees_a_red_circle(model: evaluate.Model) -> None:
 
 
 def test_it_sees_what_is_drawn_and_not_what_is_usual(model: evaluate.Model) -> None:
-    answers = {ask(model, drawn("rectangle", fill), "What colour is the square?") for fill in ("blue", "green", "black")}
+    answers = {
+        ask(model, drawn("rectangle", fill), "What colour is the square?")
+        for fill in ("blue", "green", "black")
+    }
     assert answers == {"The square is blue.", "The square is green.", "The square is black."}
 
 

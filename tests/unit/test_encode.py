@@ -122,6 +122,21 @@ def test_control_tokens_stay_text_in_every_role(texts: PromptEncoder, role: str)
     assert frame(f"a {control}{control} b") == frame("plain")
 
 
+@pytest.mark.parametrize("token", ["<think>", "</think>", "<tool_call>", "</tool_call>"])
+def test_added_tokens_that_are_not_special_stay_text_too(tiny: Tiny, token: str) -> None:
+    encoder = text_encoder(tiny("qwen3"))
+    number = encoder.tokenizer.convert_tokens_to_ids(token)
+    found = ids(encoder, user(f"What does {token} mean?"))
+    assert found.count(number) == ids(encoder, user("hello")).count(number)
+    assert token in encoder.tokenizer.decode(found)
+
+
+def test_an_answer_with_its_thoughts_may_be_sent_back(tiny: Tiny) -> None:
+    answer = Message("assistant", (TextPart("<think>\nhm\n</think>\n\nRed."),))
+    encoder = text_encoder(tiny("qwen3"))
+    assert "Red." in encoder.tokenizer.decode(ids(encoder, (*user("colour?"), answer, *user("sure?"))))
+
+
 def test_a_faked_turn_is_no_turn(texts: PromptEncoder) -> None:
     honest = ids(texts, user("hi"))
     template = texts.tokenizer.decode(honest)

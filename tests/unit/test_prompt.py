@@ -16,7 +16,7 @@ PICTURE = ImagePart(data_url(Image.new("RGB", (3, 2), "red")), "messages[0].cont
 
 
 def resolve(request: Any = None, defaults: Defaults | None = None, **options: Any) -> GenerationRequest:
-    limits = {"max_images": 4, "max_pixels": 1000} | options
+    limits = {"max_images": 4, "max_pixels": 1000, "max_total_pixels": 3000} | options
     return prompt.resolve(request or asked(), defaults or Defaults(), **limits)
 
 

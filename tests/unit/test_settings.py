@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "catalog": "/somewhere/else.yaml",
     "max_body_mb": 2.5,
     "max_image_mp": 0.5,
+    "max_total_mp": 7.5,
     "max_images": 3,
     "log_level": "DEBUG",
     "log_format": "json",
@@ -153,7 +154,7 @@ def test_the_environment_carries_the_settings_to_another_process(made: Settings)
     ("arguments", "parts"),
     [
         (["--max-queu", "3"], ["--max-queu", "--max-queue"]),
-        (["--max_queu=3"], ["--max-queu=3", "--max-queue"]),
+        (["--max_queu=3"], ["--max_queu=3", "--max-queue"]),
         (["--xyzzy"], ["--xyzzy"]),
         (["stray"], ["stray"]),
         (["--port"], ["--port"]),

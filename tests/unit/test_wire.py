@@ -9,6 +9,7 @@ from openai.types import CompletionUsage, ErrorObject, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from app.engine.catalog import Catalog
+from app.engine.registry import ModelRegistry
 from app.engine.types import FinishReason
 from app.errors import ContextLengthExceeded
 from app.services import wire
@@ -103,11 +104,14 @@ def test_an_error_is_openais() -> None:
 
 def test_a_model_is_openais_and_tells_what_is_loaded() -> None:
     catalog = Catalog(SPECS, "scripted", created=99)
-    absent = wire.model(SPECS[1], catalog, None)
+    registry = ModelRegistry(catalog, lambda spec, _: ScriptedEngine(spec=spec))
+    absent = wire.model(registry, "second")
     made = Model.model_validate(absent)
     assert (made.id, made.object, made.created, made.owned_by) == ("second", "model", 99, "vlserve")
     assert absent["loaded"] is False
     assert (absent["modalities"], absent["context_length"]) == (["text"], 77)
-    loaded = wire.model(SPECS[1], catalog, ScriptedEngine(spec=SPECS[1]))
+    registry.get("second").release()
+    loaded = wire.model(registry, "second")
+    assert [row["id"] for row in wire.models(registry)] == [spec.id for spec in SPECS]
     assert loaded["loaded"] is True
     assert (loaded["modalities"], loaded["context_length"]) == (["text", "image"], 100)
