@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import os
-import os as _o
 import pathlib
 import re
 import signal
@@ -20,7 +19,6 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 
-TRY = ["--catalog", _o.environ["TRYCAT"]] if "TRYCAT" in _o.environ else []
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -138,7 +136,7 @@ def _answers(url: str) -> bool:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server as it starts without flags: the demo model on a free port of 127.0.0.1."""
-    with running(tmp_path_factory.mktemp("server"), "--log-level", "DEBUG", *TRY) as started:
+    with running(tmp_path_factory.mktemp("server"), "--log-level", "DEBUG") as started:
         yield started
 
 

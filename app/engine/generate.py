@@ -79,7 +79,7 @@ class TransformersEngine:
         threading.Thread(target=self._run, args=arguments, name="generate", daemon=True).start()
         return stream
 
-    def load(self) -> tuple[int, int]:
+    def busy(self) -> tuple[int, int]:
         """Running and waiting generations."""
         return self._turns.count()
 

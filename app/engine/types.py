@@ -157,7 +157,7 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> Generation:
         """Start a generation; raises InvalidRequest for a prompt that this model cannot take."""
 
-    def load(self) -> tuple[int, int]:
+    def busy(self) -> tuple[int, int]:
         """How many generations run and how many wait for their turn."""
 
     def memory_bytes(self) -> int:

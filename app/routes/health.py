@@ -19,11 +19,11 @@ def live() -> Response:
     registry = current_app.extensions["registry"]
     spec = registry.catalog.resolve(None)
     state, phase, share = registry.status(spec.id)
-    loads = [engine.load() for engine in registry.engines()]
+    busy = [engine.busy() for engine in registry.engines()]
     details: dict[str, Any] = {
         "model_state": state,
-        "running": sum(running for running, _ in loads),
-        "waiting": sum(waiting for _, waiting in loads),
+        "running": sum(running for running, _ in busy),
+        "waiting": sum(waiting for _, waiting in busy),
     }
     if state == "loading":
         details |= {"phase": phase, "progress": round(share, 3)}

@@ -53,7 +53,7 @@ def reset(connection: socket.socket) -> None:
 
 def is_idle(server: Server) -> bool:
     details = server.details()
-    return details["running"] == 0 and details["waiting"] == 0
+    return (details["running"], details["waiting"]) == (0, 0)
 
 
 def threads_named(server: Server, name: str) -> list[str]:

@@ -37,7 +37,7 @@ def _faulty(self, *args, **options):
 
 {name}.generate = _faulty
 '''
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")

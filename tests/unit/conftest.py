@@ -102,7 +102,7 @@ class ScriptedEngine:
         self.generations.append(ScriptedGeneration(self.script))
         return self.generations[-1]
 
-    def load(self) -> tuple[int, int]:
+    def busy(self) -> tuple[int, int]:
         return len(self.generations), 2
 
     def memory_bytes(self) -> int:

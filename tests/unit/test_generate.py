@@ -135,7 +135,7 @@ def test_a_prompt_that_cannot_be_is_refused_in_the_callers_thread(engine: Transf
 
     with pytest.raises(InvalidRequest):
         engine.submit(replace(REQUEST, messages=(Message("user", (ImagePart("", "place", None),)),)))
-    assert engine.load() == (0, 0)
+    assert engine.busy() == (0, 0)
 
 
 def test_each_request_brings_its_own_configuration(engine: TransformersEngine, model: Model) -> None:
@@ -156,24 +156,24 @@ def test_the_thread_works_under_the_requests_id(engine: TransformersEngine, mode
 def test_so_many_run_at_once_and_the_others_wait(engine: TransformersEngine, model: Model) -> None:
     model.gate.clear()
     streams = [engine.submit(REQUEST) for _ in range(5)]
-    wait_until(lambda: engine.load() == (2, 3))
+    wait_until(lambda: engine.busy() == (2, 3))
     streams[4].cancel()
-    wait_until(lambda: engine.load() == (2, 2))
+    wait_until(lambda: engine.busy() == (2, 2))
     model.gate.set()
     assert all(isinstance(list(stream)[-1], Finish) for stream in streams)
-    wait_until(lambda: engine.load() == (0, 0))
+    wait_until(lambda: engine.busy() == (0, 0))
     assert len(model.configs) == 4
 
 
 def test_cancel_ends_a_generation_at_its_next_token(engine: TransformersEngine, model: Model) -> None:
     model.gate.clear()
     stream = engine.submit(replace(REQUEST, max_tokens=20))
-    wait_until(lambda: engine.load() == (1, 0))
+    wait_until(lambda: engine.busy() == (1, 0))
     stream.cancel()
     model.gate.set()
     events = [event for event in stream if not isinstance(event, Idle)]
     assert len(events) == 2
-    wait_until(lambda: engine.load() == (0, 0))
+    wait_until(lambda: engine.busy() == (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_generate_raises_comes_out_of_the_stream(
         list(engine.submit(REQUEST))
     assert "secret" not in str(caught.value)
     assert ("secret" in caplog.text) is ("secret" in str(error))
-    wait_until(lambda: engine.load() == (0, 0))
+    wait_until(lambda: engine.busy() == (0, 0))
     model.error = None
     assert tokens(engine, REQUEST) == 6
 
