@@ -7,7 +7,6 @@ first model loads. All that can go wrong comes out as ModelNotFound, ModelLoadFa
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 
 from app.engine import remote_code
+from app.engine.progress import progress_of_weights
 from app.engine.types import Defaults, Engine, ModelSpec, Progress
 from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
 
@@ -26,7 +26,6 @@ FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HEADROOM = 1.15
 """Memory asked for, beyond the bytes of the weights, for buffers and a first prompt."""
-_transformers_logging_lock = threading.Lock()
 
 
 def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int) -> Engine:
@@ -41,7 +40,7 @@ def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int) -> Engine:
     device = _device(torch, spec)
     dtype = _dtype(torch, spec, config, device)
     _check_memory(torch, spec, folder, config, device, dtype)
-    with _tell(progress):
+    with progress_of_weights(progress):
         model = _read_weights(auto_model, spec, folder, device, dtype)
     progress("reading the tokenizer", 1.0)
     return _engine(spec, folder, model, vision=vision, max_concurrent=max_concurrent)
@@ -293,47 +292,3 @@ def _explained(spec: ModelSpec, what: str) -> Iterator[None]:
         if "out of memory" in str(error).lower():
             raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None
         raise ModelLoadFailed(f"{spec.id}: {what} ({type(error).__name__}).") from None
-
-
-@contextmanager
-def _tell(progress: Progress) -> Iterator[None]:
-    """Report transformers' own progress over the weights; one load at a time, since its hook is global."""
-    from transformers.utils import logging as transformers_logging
-
-    def hook(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        return _Bar(args[0] if args else options.get("iterable"), options.get("total"), progress)
-
-    with _transformers_logging_lock:
-        previous = transformers_logging.set_tqdm_hook(hook)
-        try:
-            yield
-        finally:
-            transformers_logging.set_tqdm_hook(previous)
-
-
-class _Bar:
-    """As much of tqdm as transformers uses while it reads weights."""
-
-    def __init__(self, iterable: Any, total: int | None, progress: Progress) -> None:
-        self._iterable = iterable
-        self._total = total or (len(iterable) if hasattr(iterable, "__len__") else 0)
-        self._progress = progress
-        self._done = 0
-
-    def update(self, count: int = 1) -> None:
-        self._done += count
-        self._progress("reading the weights", self._done / self._total if self._total else 0.0)
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable:
-            yield item
-            self.update()
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None

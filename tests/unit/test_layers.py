@@ -43,9 +43,9 @@ ONLY_IN: dict[str, set[str]] = {
 }
 TENSOR_FILES = {
     f"app/engine/{name}.py"
-    for name in ("generate", "sampling", "loader", "encode", "torchvision_cpu", "remote_code")
+    for name in ("generate", "sampling", "loader", "encode", "torchvision_cpu", "remote_code", "progress")
 }
-LAZY_FILES = {f"app/engine/{name}.py" for name in ("loader", "torchvision_cpu", "remote_code")}
+LAZY_FILES = {f"app/engine/{name}.py" for name in ("loader", "progress", "torchvision_cpu", "remote_code")}
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
 
 
