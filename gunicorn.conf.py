@@ -1,5 +1,6 @@
 """gunicorn's settings; those that depend on vlserve's come from the same environment as the application's."""
 
+from app import telemetry
 from app.settings import Settings
 
 settings = Settings.from_env()
@@ -11,10 +12,10 @@ workers = 1  # one process holds the weights once; gthread serves all streams fr
 # the backlog, where neither a 429 nor /health reaches them.
 threads = settings.max_concurrent + settings.max_queue + 16
 timeout = 120  # of the worker's heartbeat, not of a request: streams may take any time
-graceful_timeout = int(settings.drain_timeout) + 5  # our own drain ends first
+graceful_timeout = max(1, int(settings.drain_timeout))  # what still runs after it is cut
 keepalive = 75  # longer than nginx's default of 60 s for idle upstream connections
 max_requests = 0  # a restart would load every model again
 preload_app = False  # threads and CUDA contexts do not survive a fork
 control_socket_disable = True  # nothing here uses it
 accesslog = None  # the application logs requests, with their ids
-loglevel = settings.log_level.lower()
+logconfig_dict = telemetry.logging_config(settings.log_level, settings.log_format)

@@ -5,4 +5,5 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$root/scripts/environment.sh"
 environment "$root/requirements.txt"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONSAFEPATH=1 # the folder one stands in may hold an app/ of its own
 exec "$python" -m app serve "$@"

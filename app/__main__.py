@@ -41,14 +41,21 @@ def serve(arguments: list[str]) -> int:
     models = catalog.read(
         Path(settings.catalog), settings.model, device=settings.device, dtype=settings.dtype
     )
-    settings = replace(settings, port=_free_port(settings))
+    folder = str(Path(settings.model).expanduser().resolve())
+    settings = replace(
+        settings,
+        port=_free_port(settings),
+        # paths made absolute: we do not stay in this folder
+        model=folder if models.resolve(None).source == folder else settings.model,
+        catalog=str(Path(settings.catalog).resolve()),
+    )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     print(f"vlserve: {models.default} on {url}   (OpenAI base_url {url}/v1, health {url}/health)", flush=True)
     if not _is_loopback(settings.host):
         print("vlserve: this address can be reached from outside, and requests need no key", flush=True)
     os.environ.update(settings.to_env())
-    sys.path.insert(0, str(PROJECT))
+    os.chdir(PROJECT)  # gunicorn imports from the folder that it starts in
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
     from gunicorn.app.wsgiapp import run
 

@@ -74,7 +74,9 @@ class Settings:
     max_concurrent: int = setting(32, "streams that generate at once", "-c", low=1, high=1024)
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
-    drain_timeout: float = setting(30.0, "seconds running streams get at a stop", low=0, high=3600)
+    drain_timeout: float = setting(
+        30.0, "seconds that running requests get at a stop before they are cut", low=0, high=3600
+    )
     idle_unload: float = setting(
         0.0, "unload a model that was idle for so many seconds; 0: never", low=0, metavar="SECONDS"
     )
@@ -83,9 +85,9 @@ class Settings:
         str(PROJECT / "models" / "catalog.yaml"), "the file that names the models", metavar="FILE"
     )
     max_body_mb: float = setting(16.0, "largest request body in MiB", low=0.1, high=4096)
-    max_image_mp: float = setting(100.0, "largest picture in megapixels", low=0.01, high=1000)
+    max_image_mp: float = setting(70.0, "largest picture in megapixels", low=0.01, high=1000)
     max_total_mp: float = setting(
-        400.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
+        200.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
     )
     max_images: int = setting(32, "pictures in one request", low=0, high=4096)
     log_level: str = setting(

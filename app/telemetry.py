@@ -2,23 +2,37 @@
 
 import json
 import logging
-import sys
+import logging.config
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this thread works for."""
 
 
 def configure(level: str, style: str) -> None:
-    """Send the root logger's lines to standard error; replaces what an earlier call set up."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for noisy in ("urllib3", "httpx", "filelock", "PIL", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    """Set up this process's logging; replaces what an earlier call set up."""
+    logging.config.dictConfig(logging_config(level, style))
+
+
+def logging_config(level: str, style: str) -> dict[str, Any]:
+    """For dictConfig: everything to standard error in one form, gunicorn's own lines too."""
+    formatter = "app.telemetry.JsonFormatter" if style == "json" else "app.telemetry.TextFormatter"
+    quiet = ("urllib3", "httpx", "filelock", "PIL", "asyncio")
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": formatter}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
+            **{name: {"level": "WARNING"} for name in quiet},
+        },
+    }
 
 
 class TextFormatter(logging.Formatter):

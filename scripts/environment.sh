@@ -21,14 +21,14 @@ environment() {
   [ "$space" -ge "${VLSERVE_MIN_DISK_MB:-2500}" ] ||
     fail "the disk is full: $space MB are free in $root, the packages need about 2500 (10000 with CUDA)"
   log=$(mktemp) || fail "the disk is full, or there is no folder for temporary files"
-  if [ ! -x "$python" ]; then
-    "$base" -m venv "$venv" >"$log" 2>&1 || fail "$base cannot make $venv: $(tail -n 1 "$log")"
+  if ! "$python" -m pip --version >/dev/null 2>&1; then # none, or one that was left half made
+    "$base" -m venv --clear "$venv" >"$log" 2>&1 || fail "$base cannot make $venv: $(tail -n 1 "$log")"
   fi
   echo "vlserve: installing $(basename "$wanted") into .venv (once, a few minutes)" >&2
   "$python" -m pip install --quiet --disable-pip-version-check -r "$wanted" >"$log" 2>&1 || {
     if grep -q 'No space left' "$log"; then fail "the disk became full while packages were installed"; fi
-    fail "pip could not install $(basename "$wanted"): $(grep -E '^ERROR' "$log" | tail -n 1)"
+    fail "pip could not install $(basename "$wanted"): $( (grep -E '^ERROR' "$log" || cat "$log") | tail -n 1) ($log)"
   }
   rm -f "$log"
-  cat "$root"/requirements*.txt >"$stamp"
+  cat "$root"/requirements*.txt 2>/dev/null >"$stamp" || fail "the disk is full: $stamp cannot be written"
 }

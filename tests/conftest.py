@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,13 +94,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[Server]:
+def running(
+    folder: pathlib.Path,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "app", "serve"),
+    cwd: pathlib.Path = ROOT,
+) -> Iterator[Server]:
     """A server with these flags, ended with the block."""
     log_file = folder / "server.log"
     with log_file.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", "--port", "0", *flags],
-            cwd=ROOT,
+            [*command, "--port", "0", *flags],
+            cwd=cwd,
             env={name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")}
             | (env or {}),
             stdout=log,

@@ -118,9 +118,13 @@ def _spec(entry: Any, path: Path) -> ModelSpec:
     if "source" not in values:
         raise SettingsError(f"{where} has no source")
     defaults = Defaults(**_checked(values.pop("defaults", {}), DEFAULTS, f"{where}: defaults"))
-    folder = PROJECT / values["source"]
-    if values["source"].startswith(("models/", "./")) or folder.is_dir():
+    folder = PROJECT / Path(values["source"]).expanduser()
+    if values["source"].startswith(("models/", "./", "../", "~", "/")) or folder.is_dir():
         values["source"] = str(folder)
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", values["source"]):
+        raise SettingsError(
+            f"{where}: source {values['source']!r} is neither a folder nor a hub id (owner/name)"
+        )
     for name in ("modalities", "aliases"):
         if name in values:
             values[name] = tuple(values[name])

@@ -30,6 +30,7 @@ class PromptEncoder:
         if self.image_token_id is None and "<IMG_CONTEXT>" in self.tokenizer.get_vocab():  # InternVL's name
             self.image_token_id = self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
         self._processor = processor
+        self._longest_token = max(map(len, self.tokenizer.get_vocab()), default=1)
         self._vision = vision
         self._remote_code = remote_code
         control = {str(token) for token in self.tokenizer.all_special_tokens}
@@ -65,6 +66,16 @@ class PromptEncoder:
                 param=_place(messages),
             ) from None
         return {name: value for name, value in inputs.items() if name not in NOT_FOR_GENERATE}
+
+    def least_tokens(self, messages: Iterable[Message]) -> int:
+        """So many tokens the texts have at the least, told from their length without encoding them."""
+        characters = sum(
+            len(part.text)
+            for message in messages
+            for part in message.parts
+            if not isinstance(part, ImagePart)
+        )
+        return characters // self._longest_token
 
     def image_tokens(self, input_ids: Any) -> int:
         """How many of the prompt's tokens stand for pictures."""

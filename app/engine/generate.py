@@ -65,6 +65,8 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> "TokenStream":
         """Encode the prompt and start its thread; raises InvalidRequest, ContextLengthExceeded."""
+        if (least := self._encoder.least_tokens(request.messages)) > self.context_length:
+            raise self._too_long(f"over {least}")  # encoding it would only take time and memory
         inputs = self._encoder.encode(request.messages)
         prompt_tokens = int(inputs["input_ids"].shape[1])
         max_tokens = self._room(request, prompt_tokens)
@@ -97,10 +99,7 @@ class TransformersEngine:
         """How many tokens may be generated."""
         room = self.context_length - prompt_tokens
         if room < 1:
-            raise ContextLengthExceeded(
-                f"This model's context is {self.context_length} tokens; the prompt has {prompt_tokens}.",
-                param="messages",
-            )
+            raise self._too_long(str(prompt_tokens))
         if request.max_tokens is None:
             return min(self.defaults.max_tokens or 2048, room)
         if request.max_tokens > room:
@@ -110,6 +109,12 @@ class TransformersEngine:
                 param=request.max_tokens_param,
             )
         return request.max_tokens
+
+    def _too_long(self, tokens: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"This model's context is {self.context_length} tokens; the prompt has {tokens}.",
+            param="messages",
+        )
 
     def _run(
         self,
@@ -139,6 +144,8 @@ class TransformersEngine:
         self, stream: "TokenStream", inputs: dict[str, Any], request: GenerationRequest, max_tokens: int
     ) -> None:
         model = self._model
+        if model is None:  # closed between the turn and here: whoever asked has left
+            return
         config = GenerationConfig(
             max_new_tokens=max_tokens,
             do_sample=False,  # Sampler has chosen already
@@ -229,11 +236,13 @@ class TokenStream(TextIteratorStreamer):
     def _decode(self, token: int) -> str:
         self._held.append(token)
         text: str | None = self._decoder.step(self.tokenizer.backend_tokenizer, token)
-        if text is None and len(self._held) >= HELD_TOKENS:
-            text = self._text(self._held)
-            self._decoder = DecodeStream(skip_special_tokens=True)
         if text is not None:
             self._held.clear()
+        elif len(self._held) >= HELD_TOKENS:
+            # No character has so many bytes. Only the last three may still begin one.
+            text, tail = self._text(self._held[:-3]), self._held[-3:]
+            self._decoder, self._held = DecodeStream(skip_special_tokens=True), []
+            text += "".join(self._decode(held) for held in tail)
         return text or ""
 
     def _text(self, tokens: list[int]) -> str:

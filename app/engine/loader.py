@@ -7,19 +7,21 @@ first model loads. All that can go wrong comes out as ModelNotFound, ModelLoadFa
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from app.engine import remote_code
+from app.engine.catalog import DEFAULTS
+from app.engine.machine import free_memory, usable_cores
 from app.engine.progress import progress_of_weights
 from app.engine.types import Defaults, Engine, ModelSpec, Progress
 from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
 
 log = logging.getLogger(__name__)
+_reading = threading.Lock()  # weights are read one model at a time: the memory that one sees is still there
 
 FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors"]
 """What is fetched of a hub model: no pickles."""
@@ -36,25 +38,16 @@ def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int) -> Engine:
     progress("importing torch", 0.0)
     torch = _import_torch()
     progress("reading the configuration", 0.0)
-    config, auto_model, vision = _inspect(spec, folder)
+    config, model_class, vision, remote = _inspect(spec, folder)
     device = _device(torch, spec)
     dtype = _dtype(torch, spec, config, device)
-    _check_memory(torch, spec, folder, config, device, dtype)
-    with progress_of_weights(progress):
-        model = _read_weights(auto_model, spec, folder, device, dtype)
+    with _reading, progress_of_weights(progress):
+        _check_memory(
+            spec, weights_bytes(spec, folder) / _stored_dtype(torch, config).itemsize, device, dtype
+        )
+        model = _read_weights(model_class, spec, folder, device, dtype)
     progress("reading the tokenizer", 1.0)
-    return _engine(spec, folder, model, vision=vision, max_concurrent=max_concurrent)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, cut by the container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no cgroup, or "max": no quota
-    return cores
+    return _engine(spec, folder, model, vision=vision, remote=remote, max_concurrent=max_concurrent)
 
 
 def _fetch(spec: ModelSpec, progress: Progress) -> Path:
@@ -98,9 +91,9 @@ def _import_torch() -> Any:
     return torch
 
 
-def _inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool]:
-    """The configuration, the Auto class that loads it, and whether it takes pictures."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+def _inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool, bool]:
+    """The configuration, the class of the weights; whether it takes pictures, whether its code is remote."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -118,14 +111,13 @@ def _inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool]:
     if not remote and not known:
         raise ModelLoadFailed(f"{spec.id}: transformers has no chat model of the architecture {kind!r}.")
     with _explained(spec, "its configuration is broken"):
-        if remote:
-            remote_code.prepare(folder, raw)
+        model_class = remote_code.prepare(folder, raw) if remote else None
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
-    if remote:
-        return config, AutoModel, "image" in spec.modalities
+    if model_class is not None:
+        return config, model_class, "image" in spec.modalities, True
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return config, AutoModelForImageTextToText, True
-    return config, AutoModelForCausalLM, False
+        return config, AutoModelForImageTextToText, True, remote
+    return config, AutoModelForCausalLM, False, remote
 
 
 def _config_json(spec: ModelSpec, folder: Path) -> dict[str, Any]:
@@ -181,22 +173,31 @@ def _stored_dtype(torch: Any, config: Any) -> Any:
     return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
 
 
-def _check_memory(torch: Any, spec: ModelSpec, folder: Path, config: Any, device: Any, dtype: Any) -> None:
+def weights_bytes(spec: ModelSpec, folder: Path) -> int:
+    """The size of a folder's weights, as stored."""
     sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
     if not sizes:
         raise ModelLoadFailed(f"{spec.id}: its folder has no weights (*.safetensors).")
-    needed = int(sum(sizes) / _stored_dtype(torch, config).itemsize * dtype.itemsize * HEADROOM)
-    on_cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_cuda else psutil.virtual_memory().available
-    if needed > free:
-        raise OutOfMemory(
-            f"{spec.id} needs about {needed / 1e9:.1f} GB of memory on {device}; {free / 1e9:.1f} are free."
-        )
+    return sum(sizes)
 
 
-def _read_weights(auto_model: Any, spec: ModelSpec, folder: Path, device: Any, dtype: Any) -> Any:
+def _check_memory(spec: ModelSpec, parameters: int, device: Any, dtype: Any) -> None:
+    """Raise OutOfMemory unless so many parameters fit; weights for a GPU pass through the host's memory."""
+    import torch
+
+    needed = int(parameters * dtype.itemsize * HEADROOM)
+    places = {"cpu": free_memory()}
+    if device.type == "cuda":
+        places[str(device)] = torch.cuda.mem_get_info(device)[0]
+    for place, free in places.items():
+        if needed > free:
+            need, have = f"{needed / 1e9:.1f} GB", f"{free / 1e9:.1f} GB"
+            raise OutOfMemory(f"{spec.id} needs about {need} of memory on {place}; {have} are free.")
+
+
+def _read_weights(model_class: Any, spec: ModelSpec, folder: Path, device: Any, dtype: Any) -> Any:
     with _explained(spec, "its weights cannot be read"):
-        model, report = auto_model.from_pretrained(
+        model, report = model_class.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=spec.trust_remote_code,
@@ -212,7 +213,9 @@ def _read_weights(auto_model: Any, spec: ModelSpec, folder: Path, device: Any, d
     return model
 
 
-def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_concurrent: int) -> Engine:
+def _engine(
+    spec: ModelSpec, folder: Path, model: Any, *, vision: bool, remote: bool, max_concurrent: int
+) -> Engine:
     from dataclasses import replace
 
     from transformers import AutoProcessor, AutoTokenizer, GenerationConfig
@@ -227,12 +230,12 @@ def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_conc
         tokenizer = getattr(processor, "tokenizer", processor)
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError("no fast tokenizer (tokenizer.json)")
-    own = model.generation_config
+    own = getattr(model, "generation_config", None) or GenerationConfig()
     if (folder / "generation_config.json").exists():  # transformers passes over a broken one in silence
         with _explained(spec, "its generation_config.json is broken"):
             own = GenerationConfig.from_pretrained(folder, local_files_only=True)
     stop_ids = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
-    defaults = _defaults(spec.defaults, own)
+    defaults = _defaults(spec, own)
     inner = getattr(model, "language_model", None)  # where remote code calls generate()
     if inner is not None and hasattr(inner, "generation_config"):
         stop_ids |= _ids(inner.generation_config.eos_token_id)
@@ -243,7 +246,7 @@ def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_conc
     return TransformersEngine(
         replace(spec, modalities=("text", "image") if vision else ("text",)),
         model,
-        PromptEncoder(processor, vision=vision, remote_code=spec.trust_remote_code),
+        PromptEncoder(processor, vision=vision, remote_code=remote),
         defaults=defaults,
         context_length=min(spec.context_length or longest, longest),
         stop_ids=frozenset(stop_ids),
@@ -251,21 +254,21 @@ def _engine(spec: ModelSpec, folder: Path, model: Any, *, vision: bool, max_conc
     )
 
 
-def _defaults(entry: Defaults, own: Any) -> Defaults:
-    """The catalogue's defaults, then those of generation_config.json."""
-
-    def pick(name: str) -> Any:
-        chosen = getattr(entry, name)
-        return chosen if chosen is not None else getattr(own, name, None)
-
-    greedy = own.do_sample is False and entry.temperature is None
-    return Defaults(
-        temperature=0.0 if greedy else pick("temperature"),
-        top_p=pick("top_p"),
-        top_k=pick("top_k"),
-        repetition_penalty=pick("repetition_penalty"),
-        max_tokens=entry.max_tokens,
-    )
+def _defaults(spec: ModelSpec, own: Any) -> Defaults:
+    """The catalogue's defaults, then generation_config.json's; raises ModelLoadFailed for odd values."""
+    values: dict[str, Any] = {}
+    for name, (fits, what) in DEFAULTS.items():
+        value = getattr(spec.defaults, name)
+        if value is None and name != "max_tokens":
+            value = getattr(own, name, None)
+            if value is not None and not fits(value):
+                raise ModelLoadFailed(
+                    f"{spec.id}: its generation_config.json has {name} {value!r}, not {what}."
+                )
+        values[name] = value
+    if own.do_sample is False and spec.defaults.temperature is None:
+        values["temperature"] = 0.0
+    return Defaults(**values)
 
 
 def _longest_context(config: Any) -> int:

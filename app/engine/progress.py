@@ -1,29 +1,25 @@
 """How far a load is: transformers' own progress bar over the weights, turned into reports."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from app.engine.types import Progress
 
-_lock = threading.Lock()
-
 
 @contextmanager
 def progress_of_weights(progress: Progress) -> Iterator[None]:
-    """Report transformers' own progress over the weights; one load at a time, since its hook is global."""
+    """Report transformers' own progress over the weights; for one load at a time, its hook is global."""
     from transformers.utils import logging as transformers_logging
 
     def hook(_: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return _Bar(args[0] if args else options.get("iterable"), options.get("total"), progress)
 
-    with _lock:
-        previous = transformers_logging.set_tqdm_hook(hook)
-        try:
-            yield
-        finally:
-            transformers_logging.set_tqdm_hook(previous)
+    previous = transformers_logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
 
 
 class _Bar:

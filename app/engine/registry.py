@@ -16,6 +16,7 @@ from typing import Literal
 from app.engine.catalog import Catalog
 from app.engine.types import Engine, ModelSpec, Progress
 from app.errors import ApiError, ModelLoadFailed, OutOfMemory
+from app.telemetry import request_id
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class _Entry:
         done = self.future.done() and self.future.exception() is None
         return self.future.result() if done else None
 
+    @property
+    def is_idle(self) -> bool:
+        return self.engine is not None and not self.leases
+
 
 class Lease:
     """A model that will not be unloaded before `release`, which may be called more than once."""
@@ -45,6 +50,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def release(self) -> None:
+        """Give the model back."""
         with self._lock:
             release, self._release = self._release, None
         if release is not None:
@@ -73,7 +79,8 @@ class ModelRegistry:
             if entry is None:
                 entry = _Entry()
                 name = f"load-{spec.id}"
-                threading.Thread(target=self._run_load, args=(spec, entry), name=name, daemon=True).start()
+                arguments = (spec, entry, request_id.get())
+                threading.Thread(target=self._run_load, args=arguments, name=name, daemon=True).start()
                 self._entries[spec.id] = entry
             entry.leases += 1
         try:
@@ -102,7 +109,7 @@ class ModelRegistry:
             idle = [
                 name
                 for name, entry in self._entries.items()
-                if entry.engine and not entry.leases and now - entry.idle_since >= idle_for
+                if entry.is_idle and now - entry.idle_since >= idle_for
             ]
             gone = [(name, self._entries.pop(name).engine) for name in idle]
         for name, engine in gone:
@@ -119,11 +126,13 @@ class ModelRegistry:
         self._idle_unload = 0.0
         self.unload_idle(0.0)
 
-    def _run_load(self, spec: ModelSpec, entry: _Entry) -> None:
+    def _run_load(self, spec: ModelSpec, entry: _Entry, request_name: str) -> None:
+        request_id.set(request_name)  # of the request that asked first
         start = time.monotonic()
         log.info("loading %s from %s", spec.id, spec.source)
         try:
             engine = self._load_making_room(spec, _reporter(spec, entry))
+            size = engine.memory_bytes() / 1e6
         except BaseException as error:
             with self._lock:
                 self._entries.pop(spec.id, None)
@@ -133,20 +142,22 @@ class ModelRegistry:
                 error if known else ModelLoadFailed(f"{spec.id} could not be loaded: {type(error).__name__}.")
             )
             return
-        size = engine.memory_bytes() / 1e6
         log.info("loaded %s on %s: %.0f MB in %.1f s", spec.id, engine.device, size, time.monotonic() - start)
         entry.future.set_result(engine)
         self._start_sweeper()
 
     def _load_making_room(self, spec: ModelSpec, progress: Progress) -> Engine:
-        try:
-            return self._load(spec, progress)
-        except OutOfMemory as error:
-            freed = self.unload_idle(0.0)
-            if not freed:
-                raise
-            log.info("unloaded %s to make room: %s", ", ".join(freed), error)
-        return self._load(spec, progress)
+        """Load, and while that does not fit, unload what was idle for longest."""
+        while True:
+            try:
+                return self._load(spec, progress)
+            except OutOfMemory as error:
+                with self._lock:
+                    idle = [entry.idle_since for entry in self._entries.values() if entry.is_idle]
+                freed = self.unload_idle(time.monotonic() - min(idle)) if idle else []
+                if not freed:
+                    raise
+                log.info("unloaded %s to make room: %s", ", ".join(freed), error)
 
     def _release(self, entry: _Entry) -> None:
         with self._lock:

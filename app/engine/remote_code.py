@@ -20,15 +20,19 @@ weights have the same names, and the answers are the same, token by token.
 """
 
 
-def prepare(folder: Path, raw: dict[str, Any]) -> None:
+def prepare(folder: Path, raw: dict[str, Any]) -> Any:
     """Import and adapt the configuration and the model class of a trusted folder; `raw` is its config.json.
 
-    To be called before the Auto classes read the folder. A second call changes nothing more.
+    To be called before the Auto classes read the folder. A second call changes nothing more. Returns the
+    model class, able to generate, or None if config.json names none. AutoModel itself would do for a first
+    load only: it registers the class without GenerationMixin and takes that one the next time.
     """
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
+    from transformers.models.auto.auto_factory import add_generation_mixin_to_remote_model
 
     _restore_names()
     auto_map = raw.get("auto_map") or {}
+    model: Any = None
     for auto, adapt in (("AutoConfig", _adapt_config), ("AutoModel", _adapt_model)):
         if reference := auto_map.get(auto):
             found: Any = get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
@@ -36,6 +40,8 @@ def prepare(folder: Path, raw: dict[str, Any]) -> None:
                 _replace_copies(sys.modules[found.__module__])
                 adapt(found)
                 found._is_adapted = True
+            model = found
+    return None if "AutoModel" not in auto_map else add_generation_mixin_to_remote_model(model)
 
 
 def on_cpu() -> Any:

@@ -40,19 +40,38 @@ def json_response(body: Any, status: int = 200) -> Response:
 
 def json_body() -> Any:
     """The request's body, parsed; raises InvalidRequest for what is no JSON."""
-    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
-        raise UnsupportedMediaType("The body must be JSON, sent with Content-Type: application/json.")
-    data = request.get_data(cache=False)
-    if request.content_length is None and len(data) >= (request.max_content_length or len(data) + 1):
-        raise RequestEntityTooLarge  # Werkzeug cuts a chunked body at the limit and says nothing
+    data = _body()
     try:
         return json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not UTF-8.", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body's JSON is nested too deeply.", code="invalid_json") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
+    except ValueError:
+        raise InvalidRequest(
+            "The body has NaN, Infinity or a number of thousands of digits in it.", code="invalid_json"
+        ) from None
+
+
+def _body() -> bytes:
+    """The whole body, which must be declared as plain JSON; raises RequestEntityTooLarge over the limit."""
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        raise UnsupportedMediaType("The body must be JSON, sent with Content-Type: application/json.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("The body must not be compressed.")
+    try:
+        data = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # a chunk that is none, a connection that broke
+        raise InvalidRequest("The body could not be read to its end.", code="incomplete_body") from None
+    if len(data) < (request.content_length or 0):
+        raise InvalidRequest("The body is shorter than its Content-Length.", code="incomplete_body")
+    if request.content_length is None and len(data) >= (request.max_content_length or len(data) + 1):
+        raise RequestEntityTooLarge  # Werkzeug cuts a chunked body at the limit and says nothing
+    return data
 
 
 def client_left(source: Request) -> Callable[[], bool]:

@@ -46,8 +46,8 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 }
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
 NO_MEANING = {
-    "user", "metadata", "store", "service_tier", "parallel_tool_calls", "reasoning_effort", "verbosity",
-    "prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "web_search_options",
+    "service_tier", "parallel_tool_calls", "reasoning_effort", "verbosity", "prediction",
+    "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "web_search_options",
 }  # fmt: skip
 """OpenAI's fields that mean nothing here."""
 
@@ -83,6 +83,9 @@ class ChatSchema(Body):
     stop = Stop(allow_none=True)
     stream = Flag(allow_none=True)
     stream_options = fields.Nested(StreamOptionsSchema, allow_none=True)
+    user = Text(allow_none=True, metadata={"description": "no meaning here"})
+    store = Flag(allow_none=True, metadata={"description": "no meaning here"})
+    metadata = fields.Dict(allow_none=True, metadata={"description": "no meaning here"})
 
     @pre_load
     def refuse_what_is_not_there_yet(self, data: Any, **_: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, pre_load, validate
 
 from app.engine.types import ImagePart, Message, Part, TextPart
 from app.schemas.fields import Body, Text, check_length
@@ -77,6 +77,13 @@ class MessageSchema(Body):
     role = Text(required=True, validate=validate.OneOf(ROLES, error=f"must be one of {', '.join(ROLES)}"))
     content = Content(allow_none=True)
     name = Text(most=256, allow_none=True)
+    tool_call_id = Text(most=256, allow_none=True)
+
+    @pre_load
+    def refuse_what_is_not_there_yet(self, data: Any, **_: Any) -> Any:
+        if isinstance(data, dict) and data.get("tool_calls"):
+            raise ValidationError({"tool_calls": ["is not supported by this version"]})
+        return data
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> Message:
@@ -85,6 +92,8 @@ class MessageSchema(Body):
             if data["role"] != "assistant":
                 raise ValidationError({"content": ["is missing"]})
             parts = ()
+        if data["role"] == "tool" and not data.get("tool_call_id"):
+            raise ValidationError({"tool_call_id": ["is missing"]})
         return Message("system" if data["role"] == "developer" else data["role"], parts)
 
 

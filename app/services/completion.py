@@ -1,6 +1,7 @@
 """A chat completion's life: resolve, prepare, admit, submit; then its text as one object or as chunks."""
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+PREPARING = 4
+"""Requests whose pictures are unpacked and whose prompts are encoded at once: each may take a gigabyte."""
 WATCH_EVERY = 0.25
 """Seconds between two looks at the clock and at the client."""
 
@@ -27,27 +30,29 @@ class Completions:
     def __init__(self, registry: ModelRegistry, admission: Admission, settings: Settings) -> None:
         self._registry = registry
         self._admission = admission
-        self._settings = settings
+        self._timeout = settings.request_timeout
+        self._limits = prompt.Limits(
+            settings.max_images, int(settings.max_image_mp * 1e6), int(settings.max_total_mp * 1e6)
+        )
+        self._preparing = threading.BoundedSemaphore(PREPARING)
 
     def start(self, request: ChatRequest, client_left: Callable[[], bool] = lambda: False) -> "Completion":
         """A completion that runs; everything that can be refused is refused here, by an ApiError.
 
         Raises ClientLeft if the client goes away meanwhile.
         """
-        watch = _Watch(client_left, self._settings.request_timeout)
+        watch = _Watch(client_left, self._timeout)
         ticket = self._admission.enter()
         lease: Lease | None = None
         try:
             lease = self._registry.get(request.model, watch=watch)
-            resolved = prompt.resolve(
-                request,
-                lease.engine.defaults,
-                max_images=self._settings.max_images,
-                max_pixels=int(self._settings.max_image_mp * 1e6),
-                max_total_pixels=int(self._settings.max_total_mp * 1e6),
-                watch=watch,
-            )
-            generation = lease.engine.submit(resolved)
+            while not self._preparing.acquire(timeout=WATCH_EVERY):
+                watch()
+            try:
+                resolved = prompt.resolve(request, lease.engine.defaults, self._limits, watch)
+                generation = lease.engine.submit(resolved)
+            finally:
+                self._preparing.release()
         except BaseException:
             if lease is not None:
                 lease.release()

@@ -1,17 +1,9 @@
 """From what a client sent to what a model gets: pictures decoded, the model's defaults filled in."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from app.engine.types import (
-    ChatRequest,
-    Defaults,
-    GenerationRequest,
-    ImagePart,
-    Message,
-    Part,
-    Sampling,
-)
+from app.engine.types import ChatRequest, Defaults, GenerationRequest, ImagePart, Message, Part, Sampling
 from app.errors import InvalidRequest
 from app.media import images
 
@@ -19,53 +11,62 @@ TEMPERATURE = 0.7
 """Where neither the request nor the model says."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Of the pictures of one request: how many, and pixels of each and of all together."""
+
+    images: int
+    pixels: int
+    total_pixels: int
+
+
 def resolve(
-    request: ChatRequest,
-    defaults: Defaults,
-    *,
-    max_images: int,
-    max_pixels: int,
-    max_total_pixels: int,
-    watch: Callable[[], None] = lambda: None,
+    request: ChatRequest, defaults: Defaults, limits: Limits, watch: Callable[[], None] = lambda: None
 ) -> GenerationRequest:
     """The generation that a chat request asks for; raises InvalidRequest for pictures that cannot be.
 
-    `max_pixels` is for each picture, `max_total_pixels` for all together.
-    `watch` is called before each one is decoded and may raise.
+    `watch` is called before each picture is decoded and may raise.
     """
-    pictures = [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
-    if len(pictures) > max_images:
-        raise InvalidRequest(
-            f"The request has {len(pictures)} pictures; the most is {max_images}.",
-            param=pictures[max_images].param,
-        )
-
-    total = 0
-
-    def decoded(part: Part) -> Part:
-        nonlocal total
-        if not isinstance(part, ImagePart):
-            return part
-        watch()
-        image = images.from_url(part.source, part.param, max_pixels)
-        total += image.width * image.height
-        if total > max_total_pixels:
-            raise InvalidRequest(
-                f"The request's pictures have more than {max_total_pixels / 1e6:g} megapixels together.",
-                param=part.param,
-                code="image_too_large",
-            )
-        return replace(part, source="", image=image)
-
+    pictures = _decoded(_pictures(request), limits, watch)
     return GenerationRequest(
         messages=tuple(
-            Message(message.role, tuple(decoded(part) for part in message.parts))
+            Message(message.role, tuple(_with_picture(part, pictures) for part in message.parts))
             for message in request.messages
         ),
         sampling=_sampling(request, defaults),
         max_tokens=request.max_tokens,
         max_tokens_param=request.max_tokens_param,
     )
+
+
+def _pictures(request: ChatRequest) -> list[ImagePart]:
+    return [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
+
+
+def _decoded(parts: list[ImagePart], limits: Limits, watch: Callable[[], None]) -> Iterator[ImagePart]:
+    """The parts with their pictures, in order; what headers tell is checked before anything is unpacked."""
+    if len(parts) > limits.images:
+        raise InvalidRequest(
+            f"The request has {len(parts)} pictures; the most is {limits.images}.",
+            param=parts[limits.images].param,
+        )
+    data = [images.data_url_bytes(part.source, part.param) for part in parts]
+    total = 0
+    for part, bytes_ in zip(parts, data, strict=True):
+        total += images.pixels(bytes_)
+        if total > limits.total_pixels:
+            raise InvalidRequest(
+                f"The request's pictures have more than {limits.total_pixels / 1e6:g} megapixels together.",
+                param=part.param,
+                code="image_too_large",
+            )
+    for part, bytes_ in zip(parts, data, strict=True):
+        watch()
+        yield replace(part, source="", image=images.decode(bytes_, part.param, limits.pixels))
+
+
+def _with_picture(part: Part, pictures: Iterator[ImagePart]) -> Part:
+    return next(pictures) if isinstance(part, ImagePart) else part
 
 
 def _sampling(request: ChatRequest, defaults: Defaults) -> Sampling:

@@ -155,6 +155,19 @@ FIELDS: list[tuple[str, Any, str]] = [
         {"stream": True, "stream_options": {"include_usage": "x"}},
         "stream_options.include_usage",
     ),
+    ("user a number", {"user": 7}, "user"),
+    ("metadata a number", {"metadata": 5}, "metadata"),
+    ("store a string", {"store": "yes"}, "store"),
+    (
+        "a tool's answer to nothing",
+        {"messages": [{"role": "tool", "content": "42"}]},
+        "messages[0].tool_call_id",
+    ),
+    (
+        "a call of a tool",
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]},
+        "messages[0].tool_calls",
+    ),
     ("a field of a later version", {"n": 2}, "n"),
     ("another one", {"logprobs": True}, "logprobs"),
     ("prompt beyond the context", {"messages": [{"role": "user", "content": "word " * 50_000}]}, "messages"),
@@ -258,6 +271,30 @@ def test_fields_without_a_meaning_here_and_unknown_ones_are_accepted(server: Ser
     }
     assert server.post("/v1/chat/completions", body).ok
     assert "unknown fields ignored: brand_new" in server.log
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
+        b"Content-Length: 100\r\n\r\n{}",
+    ],
+    ids=["a chunk that is none", "shorter than declared"],
+)
+def test_a_body_that_breaks_off_is_refused(server: Server, rest: bytes) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.sendall(head + rest)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(100_000)
+    assert b" 400 " in answer.splitlines()[0]
+
+
+def test_a_compressed_body_is_refused(server: Server) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = requests.post(f"{server.url}/v1/chat/completions", data=b"\x1f\x8b", headers=headers, timeout=20)
+    assert answer.status_code == 415
 
 
 def test_a_connection_that_sends_garbage_leaves_the_server_standing(server: Server) -> None:

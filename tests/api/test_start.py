@@ -1,5 +1,6 @@
 """start_api.sh and the command line: what starts, and the one line when it cannot."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,7 +10,8 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests import tiny_models
+from tests.conftest import ROOT, running
 
 
 def run(
@@ -72,7 +74,7 @@ def test_a_full_disk_is_named_in_one_line(clone: pathlib.Path) -> None:
 def test_a_disk_that_fills_while_packages_are_installed_is_named(clone: pathlib.Path) -> None:
     python = fake_python(
         clone,
-        'case "$*" in -c*) exit 0;; "-m venv"*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python";; '
+        'case "$*" in -c*) exit 0;; "-m venv"*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python";; '
         '*) echo "ERROR: Could not install packages: [Errno 28] No space left on device"; exit 1;; esac',
     )
     code, printed = run(clone / "start_api.sh", env={"PYTHON": python})
@@ -113,6 +115,24 @@ def test_a_wrong_variable_is_refused_by_name() -> None:
     code, printed = run(sys.executable, "-m", "app", "serve", env={"VLSERVE_MAX_QUEUE": "many"})
     assert code == 2
     assert "VLSERVE_MAX_QUEUE" in printed
+
+
+def test_it_starts_from_a_folder_whose_modules_have_the_names_of_ours(tmp_path: pathlib.Path) -> None:
+    for name in ("app", "tokenizers", "queue", "wsgi"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    script = ROOT / "start_api.sh"
+    model = tiny_models.build("qwen2", tmp_path / "tiny")
+    with running(tmp_path, "--model", "./tiny", command=(str(script),), cwd=tmp_path) as server:
+        assert model.name == server.get("/health").json()["model"]
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+        assert server.post("/v1/chat/completions", body).ok
+
+
+def test_logs_for_machines_are_json_throughout(tmp_path: pathlib.Path) -> None:
+    with running(tmp_path, "--log-format", "json") as server:
+        lines = server.log.splitlines()
+    assert any("Booting worker" in line for line in lines)
+    assert all("message" in json.loads(line) for line in lines if not line.startswith("vlserve: "))
 
 
 def test_help_lists_every_flag() -> None:

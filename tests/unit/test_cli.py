@@ -170,5 +170,5 @@ def test_gunicorns_settings_follow_the_applications() -> None:
         check=True,
         timeout=60,
     )
-    assert result.stdout.strip() == '["[::1]:9", 23, 1, 13]'
+    assert result.stdout.strip() == '["[::1]:9", 23, 1, 8]'
     assert Path(ROOT / "gunicorn.conf.py").exists()

@@ -21,7 +21,22 @@ def load(message: Any) -> Message:
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_is_taken_and_developer_is_system(role: str) -> None:
     expected = "system" if role == "developer" else role
-    assert load({"role": role, "content": "hi"}) == Message(expected, (TextPart("hi"),))
+    assert load({"role": role, "content": "hi", "tool_call_id": "call_1"}) == Message(
+        expected, (TextPart("hi"),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ({"role": "tool", "content": "42"}, "tool_call_id"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "call_1"}]}, "tool_calls"),
+    ],
+)
+def test_half_a_tool_call_is_refused(message: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        load(message)
+    assert place in caught.value.normalized_messages()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The training examples are token for token and pixel for pixel what the Hugging Face processor makes at inference."""
+"""The training examples are token for token and pixel for pixel what the Hugging Face processor makes at
+inference.
+"""
 
 import pathlib
 from collections.abc import Iterator
@@ -83,7 +85,9 @@ def test_only_answers_are_learnt(encoder: Encoder) -> None:
 
 
 def test_the_packed_loss_is_the_models_own(model: evaluate.Model, encoder: Encoder) -> None:
-    """The packed row of several dialogues gives the loss that each has by itself through the usual forward pass."""
+    """The packed row of several dialogues gives the loss that each has by itself through the usual forward
+    pass.
+    """
     from models.demo import architecture, packed
     from models.demo.batches import collate
     from models.demo.learner import loss_of

@@ -108,7 +108,9 @@ def test_the_count_is_true_of_the_pixels(objects: int) -> None:
 
 
 def test_yes_and_no_are_true() -> None:
-    """Every "is there" answer is checked against the list of what was drawn, without the generator's own search."""
+    """Every "is there" answer is checked against the list of what was drawn, without the generator's own
+    search.
+    """
     answers: collections.Counter[str] = collections.Counter()
     for index, scene in enumerate(plain_scenes(3, 60, "yes and no")):
         turn = PictureTalk(scene, "en", random.Random(index)).turn("exists")

@@ -38,7 +38,8 @@ def test_parameters_and_size(model: evaluate.Model) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'It says "HELLO".', "左上角有一个大的红色圆形。", "😀 naïve façade\n\n\ttab", "𝔘𝔫𝔦 한국어 العربية", "  two  spaces ", "<|odd|> </tool>",
+        'It says "HELLO".', "左上角有一个大的红色圆形。", "😀 naïve façade\n\n\ttab", "𝔘𝔫𝔦 한국어 العربية",
+        "  two  spaces ", "<|odd|> </tool>",
         "龘靐齉 <0.5 seconds>", "a\r\nb\x00c",
     ],
 )  # fmt: skip
@@ -110,7 +111,7 @@ def test_pictures_stand_where_they_are_sent(model: evaluate.Model, part: dict[st
 
 @torch.inference_mode()
 def ask(model: evaluate.Model, picture: Image.Image, question: str, thinking: bool = False) -> str:
-    content = [{"type": "image"}, {"type": "text", "text": question}]
+    content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": question}]
     text = render(
         model, [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=thinking
     )

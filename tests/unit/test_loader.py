@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from app.engine import loader
+from app.engine import loader, machine
 from app.engine.types import (
     Defaults,
     Engine,
@@ -30,6 +30,7 @@ from app.engine.types import (
     Progress,
     Sampling,
     TextPart,
+    Token,
 )
 from app.errors import ApiError, ModelLoadFailed, ModelNotFound, OutOfMemory
 from tests.unit.conftest import remote_code_in
@@ -194,9 +195,40 @@ def test_too_little_memory_is_told_before_anything_is_read(
 ) -> None:
     free_memory(monkeypatch, 1000)
     phases: list[str] = []
-    with pytest.raises(OutOfMemory, match=r"the-model needs about 0\.\d GB of memory on cpu; 0\.0 are free"):
+    with pytest.raises(OutOfMemory, match=r"the-model needs about 0\.\d GB of memory on cpu; 0\.0 GB"):
         load(spec_of(tiny("qwen2")), lambda phase, share: phases.append(phase))
     assert "reading the weights" not in phases
+
+
+def test_a_container_s_limit_counts_as_the_memory_that_is_free(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    without = machine.free_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory() > without / 2
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert machine.free_memory() == 600000
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    assert machine.usable_cores() == 1
+
+
+def test_odd_values_in_a_generation_config_are_a_failed_load(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    folder = pathlib.Path(shutil.copytree(tiny("qwen2"), tmp_path / "odd"))
+    (folder / "generation_config.json").write_text('{"temperature": "hot"}')
+    fails(spec_of(folder), ModelLoadFailed, "temperature 'hot'")
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_a_model_loads_again_after_it_was_closed(tiny: Tiny, family: str) -> None:
+    vision = family in tiny_models.VISION_FAMILIES
+    modalities = ("text", "image") if vision else ("text",)
+    spec = spec_of(tiny(family), modalities=modalities, trust_remote_code=family == "sail_vl2")
+    for _ in range(2):
+        engine = load(spec)
+        assert [type(event) for event in engine.submit(REQUEST)].count(Token) > 0
+        engine.close()
 
 
 @pytest.mark.parametrize(
@@ -436,9 +468,9 @@ def test_pickled_weights_are_not_read(copy: Copy) -> None:
 
 
 def test_there_is_at_least_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= loader.usable_cores() <= (psutil.cpu_count() or 1)
+    assert 1 <= machine.usable_cores() <= (psutil.cpu_count() or 1)
     for text, expected in (("50000 100000", 1), ("max 100000", 3), ("250000 100000", 2), ("nonsense", 3)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
         monkeypatch.setattr(pathlib.Path, "read_text", lambda *_, text=text, **__: text)
-        assert loader.usable_cores() == expected
+        assert machine.usable_cores() == expected
         monkeypatch.undo()

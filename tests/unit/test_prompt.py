@@ -15,9 +15,12 @@ from tests.unit.conftest import asked
 PICTURE = ImagePart(data_url(Image.new("RGB", (3, 2), "red")), "messages[0].content[1].image_url.url")
 
 
+LIMITS = prompt.Limits(images=4, pixels=1000, total_pixels=3000)
+
+
 def resolve(request: Any = None, defaults: Defaults | None = None, **options: Any) -> GenerationRequest:
-    limits = {"max_images": 4, "max_pixels": 1000, "max_total_pixels": 3000} | options
-    return prompt.resolve(request or asked(), defaults or Defaults(), **limits)
+    watch = options.pop("watch", lambda: None)
+    return prompt.resolve(request or asked(), defaults or Defaults(), replace(LIMITS, **options), watch)
 
 
 FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, max_tokens=99)
@@ -64,18 +67,18 @@ def test_too_many_pictures_are_refused_at_the_first_that_is_too_many() -> None:
     with pytest.raises(InvalidRequest, match="has 5 pictures; the most is 4") as caught:
         resolve(request)
     assert caught.value.param == "place 4"
-    assert resolve(request, max_images=5).messages[1].parts
+    assert resolve(request, images=5).messages[1].parts
 
 
 def test_no_pictures_at_all_may_be_allowed() -> None:
     with pytest.raises(InvalidRequest, match="the most is 0") as caught:
-        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), max_images=0)
+        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), images=0)
     assert caught.value.param == PICTURE.param
 
 
 def test_a_picture_over_the_limit_is_refused_at_its_place() -> None:
     with pytest.raises(InvalidRequest, match="3 × 2") as caught:
-        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), max_pixels=5)
+        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), pixels=5)
     assert (caught.value.param, caught.value.code) == (PICTURE.param, "image_too_large")
 
 
@@ -90,3 +93,13 @@ def test_the_watch_is_asked_before_each_picture_and_may_stop_it() -> None:
 
     with pytest.raises(ClientLeft):
         resolve(request, watch=leave)
+
+
+def test_pictures_over_the_total_are_refused_before_any_is_decoded() -> None:
+    looks: list[int] = []
+    parts = tuple(replace(PICTURE, param=f"place {number}") for number in range(3))
+    request = replace(asked(), messages=(Message("user", parts),))
+    with pytest.raises(InvalidRequest, match="megapixels together") as caught:
+        resolve(request, total_pixels=13, watch=lambda: looks.append(1))
+    assert (caught.value.param, looks) == ("place 2", [])
+    assert resolve(request, total_pixels=18).messages[0].parts
