@@ -101,6 +101,7 @@ class Settings:
 
     @property
     def max_body_bytes(self) -> int:
+        """The limit of a body in bytes."""
         return int(self.max_body_mb * 1024 * 1024)
 
     @classmethod

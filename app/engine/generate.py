@@ -219,6 +219,7 @@ class TokenStream(TextIteratorStreamer):
         self._on_cancel()
 
     def is_cancelled(self) -> bool:
+        """Whether nobody waits for more."""
         return self._cancelled.is_set()
 
     def __iter__(self) -> Iterator[Event]:

@@ -25,6 +25,7 @@ class Admission:
         return Ticket(self)
 
     def leave(self) -> None:
+        """One request fewer."""
         with self._lock:
             self._inside -= 1
 
@@ -42,6 +43,7 @@ class Ticket:
         self._lock = threading.Lock()
 
     def release(self) -> None:
+        """Give the place back."""
         with self._lock:
             admission, self._admission = self._admission, None
         if admission is not None:

@@ -23,6 +23,7 @@ class Usage:
     image_tokens: int = 0
 
     def body(self) -> dict[str, Any]:
+        """OpenAI's usage object."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -41,6 +42,7 @@ class ChatWire:
     include_usage: bool = False
 
     def completion(self, text: str, reason: FinishReason, usage: Usage) -> dict[str, Any]:
+        """The whole answer."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
@@ -54,9 +56,11 @@ class ChatWire:
         return self._chunk({"role": "assistant", "content": ""}, None)
 
     def delta(self, text: str) -> dict[str, Any]:
+        """A chunk with text."""
         return self._chunk({"content": text}, None)
 
     def finish(self, reason: FinishReason) -> dict[str, Any]:
+        """The chunk that says why it ended."""
         return self._chunk({}, reason)
 
     def usage(self, usage: Usage) -> dict[str, Any]:
@@ -73,6 +77,7 @@ class ChatWire:
 
 
 def error(problem: ApiError) -> dict[str, Any]:
+    """An error as the body of an answer, or as an event."""
     return {"error": problem.body()}
 
 
