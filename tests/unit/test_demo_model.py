@@ -79,7 +79,7 @@ def test_past_thoughts_are_dropped(model: evaluate.Model) -> None:
 
 def test_tools_are_rendered_as_qwen_does(model: evaluate.Model) -> None:
     call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Weather?"}]},
         {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -102,7 +102,12 @@ def test_tools_are_rendered_as_qwen_does(model: evaluate.Model) -> None:
     "part", [{"type": "image"}, {"type": "image_url", "image_url": {"url": "x"}}, {"image": "x"}]
 )
 def test_pictures_stand_where_they_are_sent(model: evaluate.Model, part: dict[str, Any]) -> None:
-    content = [{"type": "text", "text": "A"}, part, {"type": "text", "text": "B"}, {"type": "video"}]
+    content: list[dict[str, Any]] = [
+        {"type": "text", "text": "A"},
+        part,
+        {"type": "text", "text": "B"},
+        {"type": "video"},
+    ]
     pads = "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
     assert f"<|im_start|>user\nA{pads[0]}B{pads[1]}<|im_end|>\n" in render(
         model, [{"role": "user", "content": content}]
