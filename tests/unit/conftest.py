@@ -167,7 +167,9 @@ def remote_code_in(folder: pathlib.Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder))
-        patch.setattr(sys, "path", sys.path[:])
+        # An older place of such copies, earlier on the path, would be searched instead.
+        rest = [entry for entry in sys.path if not (pathlib.Path(entry) / "transformers_modules").exists()]
+        patch.setattr(sys, "path", rest)
         _forget_remote_code()
         yield
         _forget_remote_code()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app import create_app
+from app.engine import registry
 from app.settings import Settings, SettingsError
 from tests.conftest import wait_until
 
@@ -44,16 +45,12 @@ def test_nothing_is_loaded_until_it_is_asked_for(catalog: str) -> None:
 
 
 def test_a_preload_that_fails_is_logged_and_leaves_the_server_up(
-    catalog: str, capfd: pytest.CaptureFixture[str]
+    catalog: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(registry.log, "error", lambda text, *values, **_: said.append(text % values))
     app = create_app(Settings(catalog=catalog, model="a", preload=True))
-    found: list[str] = []
-
-    def logged() -> bool:
-        found.append(capfd.readouterr().err)
-        return "loading a failed" in "".join(found)
-
-    wait_until(logged)
+    wait_until(lambda: any("loading a failed" in line for line in said))
     assert app.test_client().get("/health").status_code == 200
 
 

@@ -15,7 +15,8 @@ from tests.tiny_models import Loaded
 # Only now, since tests.tiny_models prepares torchvision.
 import torch
 import transformers
-from transformers import dynamic_module_utils
+
+from tests.unit.conftest import remote_code_in
 
 QUESTIONS = ("Hello", "What is this?", "图中有什么？", "Count to ten", "请描述这张图片", "你好", "How many?")
 
@@ -38,9 +39,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep transformers' copies of remote code out of the home folder; one thread is best for tiny models."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        cache = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", cache)
+    with remote_code_in(tmp_path_factory.mktemp("modules")):
         yield
     torch.set_num_threads(threads)
 
