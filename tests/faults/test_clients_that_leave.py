@@ -1,7 +1,6 @@
 """Clients that go away: their generations stop, and nothing is left of them."""
 
 import json
-import os
 import pathlib
 import socket
 import struct
@@ -54,14 +53,6 @@ def reset(connection: socket.socket) -> None:
 def is_idle(server: Server) -> bool:
     details = server.details()
     return (details["running"], details["waiting"]) == (0, 0)
-
-
-def threads_named(server: Server, name: str) -> list[str]:
-    """Names of the worker's threads that begin so, as the kernel knows them."""
-    tasks = pathlib.Path(f"/proc/{server.worker()}/task")
-    return [
-        found for task in tasks.iterdir() if (found := (task / "comm").read_text().strip()).startswith(name)
-    ]
 
 
 def answer(server: Server) -> Any:
@@ -136,9 +127,3 @@ def test_more_than_run_and_wait_are_refused_at_once(small: Server) -> None:
         if status.status_code == 429:
             assert status.headers["Retry-After"]
             assert status.json()["error"]["code"] == "overloaded"
-
-
-@pytest.mark.skipif(not os.path.exists("/proc"), reason="reads the threads of another process from /proc")
-def test_no_generating_thread_is_left_over(small: Server) -> None:
-    wait_until(lambda: is_idle(small), 30)
-    assert threads_named(small, "generate") == []
