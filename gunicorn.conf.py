@@ -1,9 +1,17 @@
 """gunicorn's settings; those that depend on vlserve's come from the same environment as the application's."""
 
-from app import telemetry
-from app.settings import Settings
+import sys
+from pathlib import Path
 
-settings = Settings.from_env()
+from app import telemetry
+from app.engine import catalog
+from app.settings import Settings, SettingsError
+
+try:
+    settings = Settings.from_env()
+    catalog.read(Path(settings.catalog), settings.model)
+except SettingsError as wrong:
+    sys.exit(f"vlserve: {wrong}")
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 worker_class = "gthread"

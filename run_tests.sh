@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what is missing in .venv, then check format, lint, types and run the tests:   ./run_tests.sh [pytest arguments]
 set -eu
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 . "$root/scripts/environment.sh"
 environment "$root/requirements-dev.txt"
 cd "$root"

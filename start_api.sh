@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what is missing in .venv, then serve:   ./start_api.sh [flags]     (--help lists them)
 set -eu
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)
 . "$root/scripts/environment.sh"
 environment "$root/requirements.txt"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

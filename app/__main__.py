@@ -55,6 +55,7 @@ def serve(arguments: list[str]) -> int:
     if not _is_loopback(settings.host):
         print("vlserve: this address can be reached from outside, and requests need no key", flush=True)
     os.environ.update(settings.to_env())
+    os.environ.pop("GUNICORN_CMD_ARGS", None)  # it would change the address that was just printed
     os.chdir(PROJECT)  # gunicorn imports from the folder that it starts in
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
     from gunicorn.app.wsgiapp import run
@@ -67,7 +68,7 @@ def models(arguments: list[str]) -> int:
     """Print the catalogue."""
     from app.engine import catalog
 
-    settings = Settings.from_args(arguments)
+    settings = Settings.from_args(arguments, command="models")
     found = catalog.read(Path(settings.catalog), settings.model)
     for spec in found:
         mark = "*" if spec.id == found.default else " "

@@ -8,7 +8,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,10 +110,12 @@ class Settings:
         return cls(**_from_env(os.environ if environ is None else environ))
 
     @classmethod
-    def from_args(cls, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> "Settings":
-        """Settings from `python -m app serve`'s flags, then the environment, then the defaults."""
-        given = vars(parser().parse_args(list(arguments)))
-        return cls(**(_from_env(os.environ if environ is None else environ) | given))
+    def from_args(
+        cls, arguments: Sequence[str], environ: Mapping[str, str] | None = None, command: str = "serve"
+    ) -> "Settings":
+        """Settings from the command's flags, then the environment, then the defaults."""
+        given = vars(parser(command).parse_args(list(arguments)))
+        return cls(**(_from_env(os.environ if environ is None else environ, set(given)) | given))
 
     def to_env(self) -> dict[str, str]:
         """The variables that make `from_env` return these settings in another process."""
@@ -130,11 +132,15 @@ def flags(row: Field[Any]) -> list[str]:
     return [f"--{row.name.replace('_', '-')}", *row.metadata["flags"]]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(command: str = "serve") -> argparse.ArgumentParser:
     """The command line of `serve`, made from the table; absent flags leave no attribute."""
+    what = {
+        "serve": "Serve vision-language and text models with an OpenAI-compatible API.",
+        "models": "List the models of the catalogue; of serve's flags, --model and --catalog matter.",
+    }
     result = _Parser(
-        prog="python -m app serve",
-        description="Serve vision-language and text models with an OpenAI-compatible API.",
+        prog=f"python -m app {command}",
+        description=what[command],
         epilog="Each flag has an environment variable: --max-queue is VLSERVE_MAX_QUEUE. Flags win.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -196,9 +202,12 @@ def _for_argparse(row: Field[Any], text: str) -> Any:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_env(environ: Mapping[str, str], but: Set[str] = frozenset()) -> dict[str, Any]:
+    """The values of the variables, but those of settings that a flag has given already."""
     result = {}
     for row in fields(Settings):
+        if row.name in but:
+            continue
         for name in (variable(row), row.metadata["env"]):
             if name and environ.get(name, "") != "":
                 try:

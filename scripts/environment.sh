@@ -20,7 +20,7 @@ environment() {
   space=$(df -Pk "$root" | awk 'NR == 2 {print int($4 / 1024)}')
   [ "$space" -ge "${VLSERVE_MIN_DISK_MB:-2500}" ] ||
     fail "the disk is full: $space MB are free in $root, the packages need about 2500 (10000 with CUDA)"
-  log=$(mktemp) || fail "the disk is full, or there is no folder for temporary files"
+  log=$(mktemp 2>/dev/null) || fail "the disk is full, or there is no folder for temporary files"
   if ! "$python" -m pip --version >/dev/null 2>&1; then # none, or one that was left half made
     "$base" -m venv --clear "$venv" >"$log" 2>&1 || fail "$base cannot make $venv: $(tail -n 1 "$log")"
   fi

@@ -62,7 +62,9 @@ class Catalog:
     def __init__(self, specs: Iterable[ModelSpec], default: str, created: int = 0) -> None:
         self.created = created
         self._specs = {spec.id: spec for spec in specs}
-        self._names = {alias.lower(): spec.id for spec in self for alias in spec.aliases}
+        # A hub id means the first entry of that source, so that what the entry allows and sets holds.
+        self._names = {spec.source.lower(): spec.id for spec in reversed([*self]) if _is_hub_id(spec.source)}
+        self._names |= {alias.lower(): spec.id for spec in self for alias in spec.aliases}
         self._names |= {spec.id.lower(): spec.id for spec in self}
         self.default = self.resolve(default).id
 
@@ -70,7 +72,7 @@ class Catalog:
         return iter(self._specs.values())
 
     def resolve(self, name: str | None) -> ModelSpec:
-        """The entry of an id or alias, whatever its case; raises ModelNotFound."""
+        """The entry of an id, alias or hub id, whatever its case; raises ModelNotFound."""
         if name is None:
             return self._specs[self.default]
         found = self._names.get(name.lower())
@@ -90,7 +92,8 @@ def read(path: Path, model: str, *, device: str = "auto", dtype: str = "auto") -
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         created = int(path.stat().st_mtime)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"the catalogue {path} cannot be read: {error}") from None
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"the catalogue {path} cannot be read: {reason}") from None
     entries = document.get("models") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise SettingsError(f"the catalogue {path} has no list 'models'")
@@ -99,14 +102,20 @@ def read(path: Path, model: str, *, device: str = "auto", dtype: str = "auto") -
     try:
         default = Catalog(specs, model).resolve(model)
     except ModelNotFound as error:
-        default = _named_on_the_command_line(model, str(error), taken)
-        specs.append(default)
+        folder = str(Path(model).expanduser().resolve())
+        known = [spec for spec in specs if spec.source == folder]
+        default = known[0] if known else _named_on_the_command_line(model, str(error), taken)
+        specs += [] if known else [default]
     if device != "auto" or dtype != "auto":
         device = device if device != "auto" else default.device
         dtype = dtype if dtype != "auto" else default.dtype
         changed = replace(default, device=device, dtype=dtype)
         specs = [changed if spec.id == default.id else spec for spec in specs]
     return Catalog(specs, default.id, created)
+
+
+def _is_hub_id(source: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source))
 
 
 def _spec(entry: Any, path: Path) -> ModelSpec:
@@ -121,7 +130,7 @@ def _spec(entry: Any, path: Path) -> ModelSpec:
     folder = PROJECT / Path(values["source"]).expanduser()
     if values["source"].startswith(("models/", "./", "../", "~", "/")) or folder.is_dir():
         values["source"] = str(folder)
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", values["source"]):
+    elif not _is_hub_id(values["source"]):
         raise SettingsError(
             f"{where}: source {values['source']!r} is neither a folder nor a hub id (owner/name)"
         )
@@ -158,11 +167,12 @@ def _names(specs: list[ModelSpec], path: Path) -> set[str]:
 def _named_on_the_command_line(model: str, reason: str, taken: set[str]) -> ModelSpec:
     folder = Path(model).expanduser()
     if folder.is_dir() and folder.resolve().name:
-        name = folder.resolve().name
-        is_free = name.lower() not in taken
-        return ModelSpec(
-            id=name if is_free else model, source=str(folder.resolve()), aliases=(model,) if is_free else ()
-        )
+        # Made of the folder alone, so that every process finds the same name, from wherever it looks.
+        whole = folder.resolve()
+        names = (whole.name, f"{whole.parent.name}/{whole.name}", str(whole))
+        name = next(one for one in names if one.lower() not in taken)
+        aliases = tuple(sorted({model, str(whole)} - {name}))
+        return ModelSpec(id=name, source=str(whole), aliases=aliases)
     if model.startswith((".", "/", "~")):
         raise SettingsError(f"--model {model}: there is no such folder")
     owner, slash, name = model.partition("/")

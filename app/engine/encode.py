@@ -104,10 +104,9 @@ class PromptEncoder:
     def _refuse(self, messages: tuple[Message, ...]) -> None:
         for index, message in enumerate(messages):
             for part in message.parts:
-                if isinstance(part, ImagePart):
-                    if not self._vision:
-                        raise InvalidRequest("This model takes text only, no pictures.", param=part.param)
-                elif self._remote_code and (found := self._control_tokens.search(part.text)):
+                if isinstance(part, ImagePart) or not self._remote_code:
+                    continue
+                if found := self._control_tokens.search(part.text):
                     # Its processor has no way to tell a control token in a text from its own.
                     raise InvalidRequest(
                         f"The text contains {found.group()!r}, a control token of this model.",
@@ -116,14 +115,18 @@ class PromptEncoder:
 
 
 def _content(message: Message, *, parts: bool) -> Any:
-    if parts and any(isinstance(part, ImagePart) for part in message.parts):
-        return [
-            {"type": "image", "image": part.image}
-            if isinstance(part, ImagePart)
-            else {"type": "text", "text": part.text}
-            for part in message.parts
-        ]
-    return "\n".join(part.text for part in message.parts if not isinstance(part, ImagePart))
+    """A message's content for the template: texts next to each other are lines of one text."""
+    pieces: list[dict[str, Any]] = []
+    for part in message.parts:
+        if isinstance(part, ImagePart):
+            pieces.append({"type": "image", "image": part.image})
+        elif pieces and pieces[-1]["type"] == "text":
+            pieces[-1]["text"] += f"\n{part.text}"
+        else:
+            pieces.append({"type": "text", "text": part.text})
+    if parts and _pictures([message]):
+        return pieces
+    return "\n".join(piece["text"] for piece in pieces if piece["type"] == "text")
 
 
 def _pictures(messages: Iterable[Message]) -> list[ImagePart]:

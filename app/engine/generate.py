@@ -157,7 +157,7 @@ class TransformersEngine:
             model.generate(
                 **{name: _on(model, name, value) for name, value in inputs.items()},
                 generation_config=config,
-                logits_processor=[Sampler(request.sampling, model.device)],
+                logits_processor=[Sampler(request.sampling)],
                 stopping_criteria=StoppingCriteriaList([_Cancelled(stream)]),
                 streamer=stream,
             )

@@ -83,7 +83,8 @@ def _import_torch() -> Any:
     from app.engine import torchvision_cpu
 
     torchvision_cpu.prepare()
-    torch.set_num_threads(usable_cores())
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_default_handler()
@@ -164,8 +165,10 @@ def _dtype(torch: Any, spec: ModelSpec, config: Any, device: Any) -> Any:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    newer = torch.backends.mps.is_macos_or_newer(14, 0)
+    return torch.bfloat16 if newer else torch.float16
 
 
 def _stored_dtype(torch: Any, config: Any) -> Any:
@@ -259,8 +262,8 @@ def _defaults(spec: ModelSpec, own: Any) -> Defaults:
     values: dict[str, Any] = {}
     for name, (fits, what) in DEFAULTS.items():
         value = getattr(spec.defaults, name)
-        if value is None and name != "max_tokens":
-            value = getattr(own, name, None)
+        if value is None:
+            value = getattr(own, "max_new_tokens" if name == "max_tokens" else name, None)
             if value is not None and not fits(value):
                 raise ModelLoadFailed(
                     f"{spec.id}: its generation_config.json has {name} {value!r}, not {what}."

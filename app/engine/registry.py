@@ -65,6 +65,7 @@ class ModelRegistry:
         self._load = load
         self._idle_unload = idle_unload
         self._entries: dict[str, _Entry] = {}
+        self._failures: dict[str, str] = {}  # why a model's last load failed, until the next one
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
 
@@ -82,6 +83,7 @@ class ModelRegistry:
                 arguments = (spec, entry, request_id.get())
                 threading.Thread(target=self._run_load, args=arguments, name=name, daemon=True).start()
                 self._entries[spec.id] = entry
+                self._failures.pop(spec.id, None)
             entry.leases += 1
         try:
             return Lease(_wait(entry.future, tick, watch), lambda: self._release(entry))
@@ -89,12 +91,14 @@ class ModelRegistry:
             self._release(entry)
             raise
 
-    def status(self, model_id: str) -> tuple[Literal["absent", "loading", "loaded"], str, float]:
-        """Whether a model is loaded, and while it loads what is being done and the share done."""
+    def status(self, model_id: str) -> tuple[Literal["absent", "loading", "loaded", "failed"], str, float]:
+        """Whether a model is loaded; while it loads what is being done and the share done, and if its last
+        load failed, why.
+        """
         with self._lock:
-            entry = self._entries.get(model_id)
+            entry, failure = self._entries.get(model_id), self._failures.get(model_id)
         if entry is None:
-            return "absent", "", 0.0
+            return ("failed", failure, 0.0) if failure else ("absent", "", 0.0)
         return ("loaded" if entry.engine else "loading"), entry.phase, entry.share
 
     def engines(self) -> list[Engine]:
@@ -134,13 +138,15 @@ class ModelRegistry:
             engine = self._load_making_room(spec, _reporter(spec, entry))
             size = engine.memory_bytes() / 1e6
         except BaseException as error:
-            with self._lock:
-                self._entries.pop(spec.id, None)
             known = isinstance(error, ApiError)
             log.error("loading %s failed: %s", spec.id, error, exc_info=None if known else error)
-            entry.future.set_exception(
+            told = (
                 error if known else ModelLoadFailed(f"{spec.id} could not be loaded: {type(error).__name__}.")
             )
+            with self._lock:
+                self._entries.pop(spec.id, None)
+                self._failures[spec.id] = str(told)
+            entry.future.set_exception(told)
             return
         log.info("loaded %s on %s: %.0f MB in %.1f s", spec.id, engine.device, size, time.monotonic() - start)
         entry.future.set_result(engine)
@@ -195,6 +201,7 @@ def _reporter(spec: ModelSpec, entry: _Entry) -> Progress:
         entry.phase, entry.share = phase, share
         if changed or time.monotonic() - last > 5.0:
             last = time.monotonic()
-            log.info("loading %s: %s, %d %%", spec.id, phase, round(100 * share))
+            bar = "#" * round(20 * share)
+            log.info("loading %s: [%-20s] %3.0f %% %s", spec.id, bar, 100 * share, phase)
 
     return report

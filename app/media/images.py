@@ -18,6 +18,8 @@ from app.errors import InvalidRequest
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAX_ASPECT_RATIO = 180
 """Qwen-VL's processors refuse pictures longer than 200 times their width; longer ones are padded to this."""
+MAX_PADDED_SIDE = 4096
+"""The length to which such a picture is scaled first: a padded line of a million pixels takes gigabytes."""
 DATA_URL = re.compile(
     r"data:(?P<kind>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*(?P<base64>;base64)?,", re.IGNORECASE
 )
@@ -28,11 +30,16 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def pixels(data: bytes) -> int:
-    """How many pixels the header of a picture announces; 0 where there is no readable one."""
+def pixels(data: bytes, param: str, max_pixels: int) -> int:
+    """How many pixels the header of a picture announces, 0 where there is no readable one; raises
+    InvalidRequest if they are more than `max_pixels`.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image, param, max_pixels)
             return image.width * image.height
+    except InvalidRequest:
+        raise
     except Exception:  # decode will say what is wrong
         return 0
 
@@ -116,6 +123,9 @@ def _pad(image: Image.Image) -> Image.Image:
     shape = max(width, -(-height // MAX_ASPECT_RATIO)), max(height, -(-width // MAX_ASPECT_RATIO))
     if shape == image.size:
         return image
+    if max(shape) > MAX_PADDED_SIDE:
+        scale = MAX_PADDED_SIDE / max(shape)
+        return _pad(image.resize((max(1, round(width * scale)), max(1, round(height * scale)))))
     canvas = Image.new("RGB", shape, "white")
     canvas.paste(image, ((shape[0] - width) // 2, (shape[1] - height) // 2))
     return canvas

@@ -27,6 +27,8 @@ def live() -> Response:
     }
     if state == "loading":
         details |= {"phase": phase, "progress": round(share, 3)}
+    elif state == "failed":
+        details["reason"] = phase
     return json_response(
         {
             "status": "healthy",
@@ -43,9 +45,13 @@ def live() -> Response:
 
 @bp.get("/health/ready")
 def ready() -> Response:
-    """503 while the default model loads; a model that nobody has asked for yet does not count against it."""
+    """503 while the default model loads and after that failed, until it has loaded; a model that nobody has
+    asked for yet does not count against it.
+    """
     registry = current_app.extensions["registry"]
     state, phase, share = registry.status(registry.catalog.default)
     if state == "loading":
         return json_response({"status": "loading", "phase": phase, "progress": round(share, 3)}, 503)
+    if state == "failed":
+        return json_response({"status": "unhealthy", "reason": phase}, 503)
     return json_response({"status": "healthy"})

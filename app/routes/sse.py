@@ -1,6 +1,5 @@
 """Events to bytes: server-sent events, comments on idle streams, and the close that frees everything."""
 
-import logging
 import time
 from collections.abc import Iterator
 
@@ -9,8 +8,6 @@ from flask import Response
 from app.errors import ClientLeft
 from app.services import wire
 from app.services.completion import Completion
-
-log = logging.getLogger(__name__)
 
 PING_EVERY = 10.0
 """Seconds of silence after which a comment keeps the connection open."""

@@ -8,7 +8,7 @@ from marshmallow import ValidationError, fields, post_load, pre_load
 
 from app.engine.types import ChatRequest, ImagePart, Message
 from app.schemas.content import MAX_MESSAGES, MessageSchema
-from app.schemas.fields import Body, Flag, Integer, Items, Number, Text, checked
+from app.schemas.fields import Body, Flag, Integer, Items, Mapping, Number, Text, checked
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,14 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "structured_outputs": (),
     "modalities": (["text"],),
     "audio": (),
-    "top_k": (0, -1),
+    "top_k": (),
     "min_p": (0,),
-    "repetition_penalty": (1,),
+    "repetition_penalty": (),
     "stop_token_ids": ([],),
     "min_tokens": (0,),
     "ignore_eos": (False,),
-    "enable_thinking": (False,),
+    "enable_thinking": (),
+    "reasoning_effort": (),
     "max_thinking_tokens": (),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
@@ -45,11 +46,8 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "return_media_info": (False,),
 }
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
-NO_MEANING = {
-    "service_tier", "parallel_tool_calls", "reasoning_effort", "verbosity", "prediction",
-    "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "web_search_options",
-}  # fmt: skip
-"""OpenAI's fields that mean nothing here."""
+NO_MEANING: dict[str, Any] = {"metadata": {"description": "no meaning here"}, "allow_none": True}
+"""For OpenAI's fields that mean nothing here; their values are checked all the same."""
 
 
 class StreamOptionsSchema(Body):
@@ -83,9 +81,17 @@ class ChatSchema(Body):
     stop = Stop(allow_none=True)
     stream = Flag(allow_none=True)
     stream_options = fields.Nested(StreamOptionsSchema, allow_none=True)
-    user = Text(allow_none=True, metadata={"description": "no meaning here"})
-    store = Flag(allow_none=True, metadata={"description": "no meaning here"})
-    metadata = fields.Dict(allow_none=True, metadata={"description": "no meaning here"})
+    user = Text(**NO_MEANING)
+    store = Flag(**NO_MEANING)
+    metadata = Mapping(**NO_MEANING)
+    service_tier = Text(**NO_MEANING)
+    parallel_tool_calls = Flag(**NO_MEANING)
+    verbosity = Text(**NO_MEANING)
+    prediction = Mapping(**NO_MEANING)
+    prompt_cache_key = Text(**NO_MEANING)
+    prompt_cache_retention = Text(**NO_MEANING)
+    safety_identifier = Text(**NO_MEANING)
+    web_search_options = Mapping(**NO_MEANING)
 
     @pre_load
     def refuse_what_is_not_there_yet(self, data: Any, **_: Any) -> Any:
@@ -97,7 +103,7 @@ class ChatSchema(Body):
                 value == same and type(value) in _like(same) for same in neutral
             ):
                 raise ValidationError({name: ["is not supported by this version"]})
-        known = self.fields.keys() | NOT_YET.keys() | NO_MEANING
+        known = self.fields.keys() | NOT_YET.keys()
         if unknown := sorted(str(name)[:50] for name in data if name not in known):
             log.debug("unknown fields ignored: %s", ", ".join(unknown[:20]))
         return data

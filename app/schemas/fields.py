@@ -1,7 +1,7 @@
 """marshmallow fields that take JSON as it is: no "2" for 2, no true for 1, no text that cannot be encoded."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import abc
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
@@ -82,6 +82,15 @@ class Flag(fields.Boolean):
         return value
 
 
+class Mapping(fields.Dict):
+    """A JSON object, whatever is in it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValidationError(f"is {_kind(value)}, where an object is expected")
+        return value
+
+
 class Items(fields.List[Any]):
     """A list of least … most items, whose length is checked before any of them is looked at."""
 
@@ -113,11 +122,11 @@ def checked(schema: Schema, body: Any) -> Any:
         raise InvalidRequest(f"{place or 'The body'} {text}.", param=place or None) from None
 
 
-def first_problem(problems: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, str]:
+def first_problem(problems: abc.Mapping[Any, Any] | abc.Sequence[Any]) -> tuple[str, str]:
     """The first error of a ValidationError's messages: its place, as messages[0].content, and its text."""
     path = ""
     node: Any = problems
-    while isinstance(node, Mapping):
+    while isinstance(node, abc.Mapping):
         key = min(node, key=lambda key: (isinstance(key, str), key if isinstance(key, int) else 0))
         node = node[key]
         if isinstance(key, int):

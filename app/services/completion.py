@@ -45,11 +45,12 @@ class Completions:
         ticket = self._admission.enter()
         lease: Lease | None = None
         try:
+            pictures = prompt.read(request, self._limits)  # before a model is loaded in vain
             lease = self._registry.get(request.model, watch=watch)
             while not self._preparing.acquire(timeout=WATCH_EVERY):
                 watch()
             try:
-                resolved = prompt.resolve(request, lease.engine.defaults, self._limits, watch)
+                resolved = prompt.resolve(request, pictures, lease.engine, self._limits, watch)
                 generation = lease.engine.submit(resolved)
             finally:
                 self._preparing.release()

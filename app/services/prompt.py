@@ -3,7 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from app.engine.types import ChatRequest, Defaults, GenerationRequest, ImagePart, Message, Part, Sampling
+from app.engine.types import (
+    ChatRequest,
+    Defaults,
+    Engine,
+    GenerationRequest,
+    ImagePart,
+    Message,
+    Part,
+    Sampling,
+)
 from app.errors import InvalidRequest
 from app.media import images
 
@@ -20,20 +29,49 @@ class Limits:
     total_pixels: int
 
 
-def resolve(
-    request: ChatRequest, defaults: Defaults, limits: Limits, watch: Callable[[], None] = lambda: None
-) -> GenerationRequest:
-    """The generation that a chat request asks for; raises InvalidRequest for pictures that cannot be.
-
-    `watch` is called before each picture is decoded and may raise.
+def read(request: ChatRequest, limits: Limits) -> list[bytes]:
+    """The bytes of a request's pictures, of which all has been checked that needs no unpacking: how many,
+    their URLs, and the sizes in their headers. Raises InvalidRequest.
     """
-    pictures = _decoded(_pictures(request), limits, watch)
+    parts = _pictures(request)
+    if len(parts) > limits.images:
+        raise InvalidRequest(
+            f"The request has {len(parts)} pictures; the most is {limits.images}.",
+            param=parts[limits.images].param,
+        )
+    data = [images.data_url_bytes(part.source, part.param) for part in parts]
+    total = 0
+    for part, bytes_ in zip(parts, data, strict=True):
+        total += images.pixels(bytes_, part.param, limits.pixels)
+        if total > limits.total_pixels:
+            raise InvalidRequest(
+                f"The request's pictures have more than {limits.total_pixels / 1e6:g} megapixels together.",
+                param=part.param,
+                code="image_too_large",
+            )
+    return data
+
+
+def resolve(
+    request: ChatRequest,
+    data: list[bytes],
+    engine: Engine,
+    limits: Limits,
+    watch: Callable[[], None] = lambda: None,
+) -> GenerationRequest:
+    """The generation that a chat request with these pictures (`read`) asks of a model; raises InvalidRequest
+    for pictures that cannot be. `watch` is called before each of them is decoded and may raise.
+    """
+    parts = _pictures(request)
+    if parts and "image" not in engine.modalities:
+        raise InvalidRequest("This model takes text only, no pictures.", param=parts[0].param)
+    pictures = _decoded(parts, data, limits, watch)
     return GenerationRequest(
         messages=tuple(
             Message(message.role, tuple(_with_picture(part, pictures) for part in message.parts))
             for message in request.messages
         ),
-        sampling=_sampling(request, defaults),
+        sampling=_sampling(request, engine.defaults),
         max_tokens=request.max_tokens,
         max_tokens_param=request.max_tokens_param,
     )
@@ -43,23 +81,9 @@ def _pictures(request: ChatRequest) -> list[ImagePart]:
     return [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
 
 
-def _decoded(parts: list[ImagePart], limits: Limits, watch: Callable[[], None]) -> Iterator[ImagePart]:
-    """The parts with their pictures, in order; what headers tell is checked before anything is unpacked."""
-    if len(parts) > limits.images:
-        raise InvalidRequest(
-            f"The request has {len(parts)} pictures; the most is {limits.images}.",
-            param=parts[limits.images].param,
-        )
-    data = [images.data_url_bytes(part.source, part.param) for part in parts]
-    total = 0
-    for part, bytes_ in zip(parts, data, strict=True):
-        total += images.pixels(bytes_)
-        if total > limits.total_pixels:
-            raise InvalidRequest(
-                f"The request's pictures have more than {limits.total_pixels / 1e6:g} megapixels together.",
-                param=part.param,
-                code="image_too_large",
-            )
+def _decoded(
+    parts: list[ImagePart], data: list[bytes], limits: Limits, watch: Callable[[], None]
+) -> Iterator[ImagePart]:
     for part, bytes_ in zip(parts, data, strict=True):
         watch()
         yield replace(part, source="", image=images.decode(bytes_, part.param, limits.pixels))

@@ -82,6 +82,45 @@ def test_a_disk_that_fills_while_packages_are_installed_is_named(clone: pathlib.
     assert "the disk became full" in printed.splitlines()[-1]
 
 
+@pytest.mark.parametrize("script", ["start_api.sh", "run_tests.sh"])
+def test_it_finds_itself_through_a_link_and_with_a_search_path_for_cd(
+    clone: pathlib.Path, script: str
+) -> None:
+    outside = clone.parent / f"outside-{script}"
+    outside.mkdir()
+    (outside / script).symlink_to(clone / script)
+    env = {"PYTHON": "python9.9", "CDPATH": str(clone.parent)}
+    for command in (outside / script, pathlib.Path(clone.name) / script):
+        code, printed = run(command, env=env, cwd=clone.parent)
+        assert (code, printed.count("\n")) == (1, 1), printed
+        assert "python9.9" in printed
+
+
+def test_gunicorns_own_variable_does_not_change_the_address(tmp_path: pathlib.Path) -> None:
+    with running(tmp_path, env={"GUNICORN_CMD_ARGS": "--bind 127.0.0.1:1 --workers 2"}) as server:
+        assert server.get("/health").ok
+        assert server.log.count("Booting worker") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("VLSERVE_PORT", "abc"), ("VLSERVE_CATALOG", "/nowhere.yaml"), ("VLSERVE_MODEL", "no")],
+)
+def test_gunicorn_by_itself_says_in_one_line_what_is_wrong(name: str, value: str) -> None:
+    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:application")
+    code, printed = run(*command, env={name: value})
+    assert code == 1
+    assert printed.startswith("vlserve: ")
+    assert printed.count("\n") == 1
+    assert value in printed
+
+
+def test_a_flag_wins_over_a_variable_even_if_that_is_wrong() -> None:
+    code, printed = run(sys.executable, "-m", "app", "models", "--port", "1", env={"VLSERVE_PORT": "abc"})
+    assert code == 0, printed
+    assert "demo" in printed
+
+
 def test_a_taken_port_is_named_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

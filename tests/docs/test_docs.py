@@ -57,7 +57,7 @@ def test_python_examples_run(server: Server, page: pathlib.Path) -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        assert "red circle" in done.stdout, done.stdout
 
 
 def test_curl_examples_run(server: Server) -> None:

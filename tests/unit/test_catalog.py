@@ -120,6 +120,39 @@ def test_a_relative_folder_and_one_of_the_home_are_found(
         assert catalog.read(small, name).resolve(None).source == str(tmp_path / "here")
 
 
+def test_a_hub_id_means_the_entry_with_that_source(small: Path) -> None:
+    found = catalog.read(small, "Owner/Big")
+    assert found.default == "Big"
+    assert found.resolve(None).trust_remote_code
+    assert [spec.id for spec in found] == ["demo", "Big"]
+    assert catalog.read(small, "demo").resolve("owner/big").id == "Big"
+
+
+def test_the_folder_of_an_entry_means_that_entry(small: Path) -> None:
+    found = catalog.read(small, str(PROJECT / "models/demo/weights"))
+    assert found.default == "demo"
+    assert [spec.id for spec in found] == ["demo", "Big"]
+
+
+def test_a_folder_has_the_same_name_from_wherever_it_is_called(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "house" / "demo"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder.parent)
+    short, whole = catalog.read(small, "./demo"), catalog.read(small, str(folder))
+    assert short.default == whole.default == "house/demo"
+    assert short.resolve("./demo").source == str(folder)
+
+
+def test_a_broken_catalogue_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "catalog.yaml"
+    file.write_text("models:\n  - id: a\n    source: [b\n")
+    with pytest.raises(SettingsError) as caught:
+        catalog.read(file, "a")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_named_like_an_entry_does_not_replace_it(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()

@@ -149,10 +149,11 @@ ASKING: dict[str, list[Any]] = {
     "tools": [[{"type": "function"}], {}],
     "tool_choice": ["required", {"type": "function"}],
     "response_format": [{"type": "json_object"}, "text"],
-    "top_k": [5],
+    "top_k": [5, 0, -1],
     "min_p": [0.1],
-    "repetition_penalty": [1.1, True],
-    "enable_thinking": [True],
+    "repetition_penalty": [1.1, 1, True],
+    "enable_thinking": [True, False],
+    "reasoning_effort": ["high", 7],
     "chat_template_kwargs": [{"chat_template": "x"}],
     "add_generation_prompt": [False],
     "structured_outputs": [{}],
@@ -166,9 +167,28 @@ def test_what_this_version_cannot_do_is_refused_rather_than_ignored(name: str, v
     assert problem(HELLO | {name: value}) == (name, f"{name} is not supported by this version.")
 
 
-@pytest.mark.parametrize("name", sorted(chat.NO_MEANING))
-def test_fields_without_meaning_are_ignored_whatever_they_hold(name: str) -> None:
-    assert chat.load(HELLO | {name: {"a": [1]}}) == chat.load(HELLO)
+NO_MEANING: dict[str, tuple[Any, Any]] = {
+    "user": ("me", 5),
+    "store": (True, "yes"),
+    "metadata": ({"a": 1}, []),
+    "service_tier": ("auto", 5),
+    "parallel_tool_calls": (True, "x"),
+    "verbosity": ("low", 1),
+    "prediction": ({"type": "content", "content": "x"}, 3),
+    "prompt_cache_key": ("k", 1),
+    "prompt_cache_retention": ("24h", 24),
+    "safety_identifier": ("s", 1),
+    "web_search_options": ({}, True),
+}
+
+
+@pytest.mark.parametrize("name", NO_MEANING)
+def test_fields_without_meaning_change_nothing_but_must_be_possible(name: str) -> None:
+    fits, wrong = NO_MEANING[name]
+    assert chat.load(HELLO | {name: fits}) == chat.load(HELLO | {name: None}) == chat.load(HELLO)
+    place, text = problem(HELLO | {name: wrong})
+    assert place == name
+    assert "expected" in text
 
 
 def test_unknown_fields_are_ignored_and_noted(caplog: pytest.LogCaptureFixture) -> None:

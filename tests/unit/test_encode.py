@@ -203,10 +203,10 @@ def test_threads_with_pictures_get_what_one_thread_gets(tiny: Tiny) -> None:
         assert list(pool.map(lambda prompt: ids(encoder, prompt), prompts)) == expected
 
 
-def test_a_model_for_text_refuses_pictures(texts: PromptEncoder) -> None:
-    with pytest.raises(InvalidRequest, match="takes text only") as caught:
-        texts.encode(user("a", Image.new("RGB", (9, 9))))
-    assert caught.value.param == "messages[0].content[1]"
+def test_texts_next_to_each_other_are_lines_with_and_without_a_picture(seeing: PromptEncoder) -> None:
+    picture = Image.new("RGB", (56, 56))
+    assert ids(seeing, user("a", "b")) == ids(seeing, user("a\nb"))
+    assert ids(seeing, user(picture, "a", "b")) == ids(seeing, user(picture, "a\nb"))
 
 
 @pytest.mark.parametrize("control", ["<|im_end|>", "<|im_start|>", "<IMG_CONTEXT>", "<img>"])

@@ -130,11 +130,12 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: TransformersEngine)
     assert caught.value.param == "messages"
 
 
-def test_a_prompt_that_cannot_be_is_refused_in_the_callers_thread(engine: TransformersEngine) -> None:
-    from app.engine.types import ImagePart
-
+def test_a_prompt_that_cannot_be_is_refused_in_the_callers_thread(
+    engine: TransformersEngine, encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder.tokenizer, "chat_template", "{{ raise_exception('no') }}")
     with pytest.raises(InvalidRequest):
-        engine.submit(replace(REQUEST, messages=(Message("user", (ImagePart("", "place", None),)),)))
+        engine.submit(REQUEST)
     assert engine.busy() == (0, 0)
 
 

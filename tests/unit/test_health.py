@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.errors import ModelLoadFailed
 from app.settings import VERSION
 from tests.conftest import wait_until
 from tests.unit.conftest import HELLO, House
@@ -71,6 +72,27 @@ def test_while_the_default_model_loads_the_server_lives_but_is_not_ready(client:
     }
     assert ready.status_code == 503
     assert ready.get_json() == {"status": "loading", "phase": "reading the weights", "progress": 0.123}
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_a_default_model_that_could_not_be_loaded_makes_the_server_unhealthy_until_it_is(
+    client: FlaskClient,
+) -> None:
+    house: House = client.application.extensions["house"]
+
+    def load(*_: Any) -> Any:
+        raise ModelLoadFailed("scripted: its folder has no weights.")
+
+    house.load = load
+    with pytest.raises(ModelLoadFailed):
+        house.registry.get(None)
+    ready = client.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.get_json() == {"status": "unhealthy", "reason": "scripted: its folder has no weights."}
+    details = client.get("/health").get_json()["details"]
+    assert (details["model_state"], details["reason"]) == ("failed", ready.get_json()["reason"])
+    house.load = lambda *_: house.engine
+    house.registry.get(None)
     assert client.get("/health/ready").status_code == 200
 
 

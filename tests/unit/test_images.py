@@ -177,6 +177,13 @@ def test_extreme_shapes_are_padded_with_white(size: tuple[int, int], expected: t
     assert sum(counts.values()) == counts[RED] + counts.get(WHITE, 0)
 
 
+@pytest.mark.parametrize("size", [(1, 1_000_000), (400_000, 1), (3, 200_000)])
+def test_a_line_of_many_pixels_is_scaled_before_it_is_padded(size: tuple[int, int]) -> None:
+    image = decoded(saved(Image.new("1", size, 1)))
+    assert max(image.size) == images.MAX_PADDED_SIDE
+    assert max(image.size) <= images.MAX_ASPECT_RATIO * min(image.size)
+
+
 def test_a_large_picture_within_the_limit_is_taken() -> None:
     image = decoded(saved(Image.new("1", (8000, 8000), 1)))
     assert image.size == (8000, 8000)

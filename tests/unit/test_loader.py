@@ -353,6 +353,8 @@ GENERATION = {"do_sample": True, "temperature": 0.6, "top_p": 0.8, "top_k": 20, 
             Defaults(0.0, repetition_penalty=1.2),
         ),
         ({"do_sample": False}, Defaults(temperature=0.5), Defaults(0.5)),
+        ({"max_new_tokens": 5}, Defaults(), Defaults(max_tokens=5)),
+        ({"max_new_tokens": 5}, Defaults(max_tokens=7), Defaults(max_tokens=7)),
     ],
 )
 def test_defaults_come_from_the_catalogue_then_from_the_model(

@@ -10,7 +10,7 @@ from app.engine.types import Defaults, GenerationRequest, ImagePart, Message, Sa
 from app.errors import ClientLeft, InvalidRequest
 from app.services import prompt
 from tests.conftest import data_url
-from tests.unit.conftest import asked
+from tests.unit.conftest import ScriptedEngine, asked
 
 PICTURE = ImagePart(data_url(Image.new("RGB", (3, 2), "red")), "messages[0].content[1].image_url.url")
 
@@ -20,7 +20,12 @@ LIMITS = prompt.Limits(images=4, pixels=1000, total_pixels=3000)
 
 def resolve(request: Any = None, defaults: Defaults | None = None, **options: Any) -> GenerationRequest:
     watch = options.pop("watch", lambda: None)
-    return prompt.resolve(request or asked(), defaults or Defaults(), replace(LIMITS, **options), watch)
+    engine = ScriptedEngine()
+    engine.modalities = options.pop("modalities", engine.modalities)
+    engine.defaults = defaults or Defaults()
+    limits = replace(LIMITS, **options)
+    request = request or asked()
+    return prompt.resolve(request, prompt.read(request, limits), engine, limits, watch)
 
 
 FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, max_tokens=99)
@@ -103,3 +108,18 @@ def test_pictures_over_the_total_are_refused_before_any_is_decoded() -> None:
         resolve(request, total_pixels=13, watch=lambda: looks.append(1))
     assert (caught.value.param, looks) == ("place 2", [])
     assert resolve(request, total_pixels=18).messages[0].parts
+
+
+def test_a_model_for_text_refuses_pictures_before_they_are_unpacked() -> None:
+    broken = ImagePart("data:image/png;base64,AAAA", "messages[0].content[0].image_url.url")
+    request = replace(asked(), messages=(Message("user", (broken,)),))
+    with pytest.raises(InvalidRequest, match="takes text only") as caught:
+        resolve(request, modalities=("text",))
+    assert caught.value.param == broken.param
+
+
+def test_one_picture_that_is_too_large_is_named_before_the_sum_is() -> None:
+    large = ImagePart(data_url(Image.new("1", (100, 100))), "messages[0].content[0].image_url.url")
+    request = replace(asked(), messages=(Message("user", (large,)),))
+    with pytest.raises(InvalidRequest, match=r"100 × 100 = 0\.0 megapixels; at most 0\.001"):
+        resolve(request)

@@ -79,7 +79,7 @@ def test_a_failed_load_fails_all_who_wait_and_is_tried_again(registry: ModelRegi
         errors = [future.exception(20) for future in futures]
     assert [str(error) for error in errors] == ["scripted: broken."] * 5
     assert {type(error) for error in errors} == {ModelLoadFailed}
-    assert registry.status("scripted")[0] == "absent"
+    assert registry.status("scripted") == ("failed", "scripted: broken.", 0.0)
     assert registry.get(None).engine is loader.made[0]
     assert loader.calls == ["scripted"] * 2
 
@@ -219,7 +219,7 @@ def test_each_phase_is_logged_once(
     for share in (0.1, 0.2, 0.3):
         loader.progress("reading", share)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines.count("loading scripted: reading, 10 %") == 1
+    assert lines.count("loading scripted: [##                  ]  10 % reading") == 1
     assert not [line for line in lines if line.endswith(("20 %", "30 %"))]
 
 
