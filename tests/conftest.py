@@ -43,7 +43,8 @@ def scene(*, colour: str = "red", shape: str = "circle", size: tuple[int, int] =
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
     width, height = size
-    box = (width * 0.3, height * 0.3, width * 0.7, height * 0.7)
+    reach = 0.2 * min(size)
+    box = (width / 2 - reach, height / 2 - reach, width / 2 + reach, height / 2 + reach)
     if shape == "circle":
         draw.ellipse(box, fill=colour)
     elif shape == "square":

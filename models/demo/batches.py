@@ -11,19 +11,18 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from models.demo.curriculum import lesson
 from models.demo.dialogues import DialogueSampler
 from models.demo.encode import Encoder, Example
 
-FEW_WORDS = 0.4  # share of the steps in which crowds are of objects rather than words
-CROWD = 8  # pictures in a step of which only the hints are learnt
-PART = 16  # dialogues that are computed together on one core
+PART = 8  # dialogues that are computed together on one core
 MAX_TOKENS = 420  # of a dialogue; longer ones are drawn anew
 
 
 @dataclass
 class Batch:
     """Dialogues one after another in one row. Shapes: tokens, answer, visual (row,); positions (3, row);
-    patches (patches, 1536) in 0..255; grids (pictures, 3); hints (visual tokens, heads)."""
+    patches (patches, 1536) in 0..255; grids (pictures, 3); hints (visual tokens, columns)."""
 
     tokens: torch.Tensor
     answer: torch.Tensor
@@ -73,16 +72,19 @@ class Batches(IterableDataset[list[Batch]]):
         progress = number / self._steps
         sampler = DialogueSampler(f"{self._seed}/{number}", progress=progress)
         examples: list[Example] = []
-        while len(examples) < self._size:
+        wanted = lesson(progress)
+        while wanted.kinds and len(examples) < self._size:
             example = encoder.encode(sampler.draw())
             if len(example.tokens) <= MAX_TOKENS:
                 examples.append(example)
         scenes = DialogueSampler(f"{self._seed}/{number}/crowd").scenes
-        share = 0.15 if progress < FEW_WORDS else 0.6
-        crowd = [encoder.crowd(scenes.crowded(share)) for _ in range(CROWD)]
-        examples.sort(key=lambda example: len(example.tokens))  # similar lengths are padded least
-        parts = [collate(crowd[first : first + PART]) for first in range(0, CROWD, PART)]
-        return parts + [collate(examples[first : first + PART]) for first in range(0, self._size, PART)]
+        crowd = [encoder.crowd(scenes.crowded(wanted.crowd_words)) for _ in range(wanted.crowd)]
+        examples.sort(key=lambda example: -len(example.tokens))  # similar lengths are padded least
+        return [
+            collate(some[first : first + PART])
+            for some in (examples, crowd)
+            for first in range(0, len(some), PART)
+        ]
 
 
 def loader(tokenizer_json: str, seed: int, size: int, steps: int, start: int) -> Iterator[list[Batch]]:

@@ -4,9 +4,9 @@ import random
 
 from models.demo.palette import BACKGROUNDS, COLOURS, TINTS, Rgb, distance
 
-SMALL = (0.085, 0.19)  # √(width · height) of an object in units of √(canvas area)
-LARGE = (0.25, 0.42)
-LARGE_ALONE = (0.25, 0.80)
+SMALL = (0.12, 0.19)  # √(width · height) of an object in units of √(canvas area)
+LARGE = (0.27, 0.42)
+LARGE_ALONE = (0.27, 0.80)
 MIN_CONTRAST = 130.0  # of palette.distance, between an object and its background
 COMMON_CANVASES = (
     (448, 448), (448, 448), (640, 480), (300, 200), (224, 224), (256, 256), (512, 512), (320, 240),
@@ -82,7 +82,7 @@ def sample_extent(
 ) -> tuple[float, float]:
     """Draw an object's width and height in pixels; ``span`` is in units of ``side``."""
     mean = rng.uniform(*span) * side
-    if shape in ("rectangle", "oval"):
+    if shape == "rectangle":
         aspect = rng.uniform(1.65, 2.6) ** (rng.choice((1, -1)) if rng.random() < 0.4 else 1)
     elif shape in ("diamond", "triangle", "heart"):
         aspect = rng.uniform(0.8, 1.25)

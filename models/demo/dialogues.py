@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from models.demo import answers, chatter, phrases, synonyms
-from models.demo.curriculum import lesson
+from models.demo.curriculum import WORLD, lesson
 from models.demo.palette import LANGUAGES, MOTIONS, Language
 from models.demo.questions import ask
 from models.demo.scenes import Clip, Scene, SceneSampler
@@ -72,12 +72,12 @@ def _tools(rng: random.Random) -> tuple[dict[str, object], ...]:
 class DialogueSampler:
     """Draws dialogues from a seed; ``held_out`` takes fonts and words that training never sees.
 
-    ``progress`` is the share of the training that is done, which decides the lesson.
+    ``progress`` is the share of the training that is done, which decides the lesson (none: the whole world).
     """
 
-    def __init__(self, seed: int | str, held_out: bool = False, progress: float = 1.0) -> None:
+    def __init__(self, seed: int | str, held_out: bool = False, progress: float | None = None) -> None:
         self.rng = random.Random(seed)
-        self.lesson = lesson(progress)
+        self.lesson = WORLD if progress is None else lesson(progress)
         self.scenes = SceneSampler(self.rng, held_out)
 
     def draw(self, kind: str | None = None, language: Language | None = None) -> Dialogue:

@@ -11,6 +11,7 @@ from models.demo.palette import Rgb
 from models.demo.scenes import Clip, Item, Scene
 
 Point = tuple[float, float]
+Ink = Rgb | int  # a colour of a picture, a brightness of a mask
 
 
 def draw_scene(scene: Scene) -> Image.Image:
@@ -21,10 +22,22 @@ def draw_scene(scene: Scene) -> Image.Image:
     canvas = ImageDraw.Draw(picture)
     for item in scene.items:
         if item.shape == "text":
-            _draw_text(picture, canvas, item)
+            _draw_text(picture, canvas, item, item.rgb)
         else:
-            _draw_object(canvas, item, scene)
+            _draw_object(canvas, item, scene, item.rgb, item.outline)
     return picture
+
+
+def draw_mask(scene: Scene) -> Image.Image:
+    """Draw where the items of a known scene are: white on black, of the same size as the picture."""
+    mask = Image.new("L", (scene.width, scene.height))
+    canvas = ImageDraw.Draw(mask)
+    for item in scene.items:
+        if item.shape == "text":
+            _draw_text(mask, canvas, item, 255)
+        else:
+            _draw_object(canvas, item, scene, 255, None)
+    return mask
 
 
 def draw_clip(clip: Clip) -> list[Image.Image]:
@@ -56,15 +69,13 @@ def _turned(points: list[Point], item: Item) -> list[Point]:
     return [(x + px * cos - py * sin, y + px * sin + py * cos) for px, py in scaled]
 
 
-def _regular(corners: int, start: float, inner: float | None = None) -> list[Point]:
-    """Corners of a regular polygon, or of a star with the inner radius as a share of the outer."""
-    total = corners * (1 if inner is None else 2)
-    radii = [0.5 if inner is None or index % 2 == 0 else 0.5 * inner for index in range(total)]
-    angles = [math.radians(start) + 2 * math.pi * index / total for index in range(total)]
-    return [
-        (radius * math.cos(angle), radius * math.sin(angle))
-        for radius, angle in zip(radii, angles, strict=True)
-    ]
+def _star(inner: float) -> list[Point]:
+    """A star's ten corners, the inner ones at this share of the outer ones' radius."""
+    corners = []
+    for index in range(10):
+        radius, angle = (0.5, 0.5 * inner)[index % 2], math.radians(36 * index - 90)
+        corners.append((radius * math.cos(angle), radius * math.sin(angle)))
+    return corners
 
 
 def _heart() -> list[Point]:
@@ -100,8 +111,7 @@ POLYGONS: dict[str, list[Point]] = {
     "rectangle": [(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)],
     "diamond": [(0, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0)],
     "triangle": [(0, -0.5), (0.5, 0.5), (-0.5, 0.5)],
-    "star": _regular(5, -90, 0.42),
-    "hexagon": _regular(6, 0),
+    "star": _star(0.42),
     "heart": _heart(),
     "cross": _cross(0.34),
 }
@@ -111,48 +121,45 @@ def _polygon(item: Item, variant: random.Random) -> list[Point]:
     if item.shape == "triangle" and variant.random() < 0.15:  # a right-angled one
         return [(-0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]
     if item.shape == "star":
-        return _regular(5, -90, variant.uniform(0.36, 0.52))
+        return _star(variant.uniform(0.36, 0.52))
     if item.shape == "cross":
         return _cross(variant.uniform(0.22, 0.42))
-    if item.shape == "hexagon":
-        return _regular(6, variant.choice((0, 30)))
     return POLYGONS[item.shape]
 
 
-def _draw_object(canvas: ImageDraw.ImageDraw, item: Item, scene: Scene) -> None:
+def _draw_object(
+    canvas: ImageDraw.ImageDraw, item: Item, scene: Scene, fill: Ink, outline: Ink | None
+) -> None:
     (x, y), (w, h) = item.centre, item.extent
     box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     line = max(1, round(min(w, h) / 30))
     if item.shape == "ring":
         share = 5 + (round(w * 7 + h) % 4)  # the ring's width is a fifth to an eighth of its diameter
-        canvas.ellipse(box, outline=item.rgb, width=max(2, round(min(w, h) / share)))
-    elif item.shape == "circle" or (item.shape == "oval" and item.angle == 0):
-        canvas.ellipse(box, fill=item.rgb, outline=item.outline, width=line)
-    elif item.shape == "oval":
-        points = _turned(_regular(32, 0), item)
-        canvas.polygon(points, fill=item.rgb, outline=item.outline, width=line)
+        canvas.ellipse(box, outline=fill, width=max(2, round(min(w, h) / share)))
+    elif item.shape == "circle":
+        canvas.ellipse(box, fill=fill, outline=outline, width=line)
     else:
         variant = random.Random(
             f"{item.rgb}{scene.rgb}{scene.width}{scene.height}"
         )  # the same in all frames of a clip
         points = _turned(_polygon(item, variant), item)
-        canvas.polygon(points, fill=item.rgb, outline=item.outline, width=line)
+        canvas.polygon(points, fill=fill, outline=outline, width=line)
 
 
-def _draw_text(picture: Image.Image, canvas: ImageDraw.ImageDraw, item: Item) -> None:
+def _draw_text(picture: Image.Image, canvas: ImageDraw.ImageDraw, item: Item, fill: Ink) -> None:
     pixels, path = item.font.split(":", 1)
     font = fonts.load(path, int(pixels))
     box = font.getbbox(item.text)
     x, y = item.centre[0] - (box[0] + box[2]) / 2, item.centre[1] - (box[1] + box[3]) / 2
     if item.angle == 0:
-        canvas.text((x, y), item.text, fill=item.rgb, font=font)
+        canvas.text((x, y), item.text, fill=fill, font=font)
         return
     margin = 12
     mask = Image.new("L", (int(box[2] - box[0]) + 2 * margin, int(box[3] - box[1]) + 2 * margin))
     ImageDraw.Draw(mask).text((margin - box[0], margin - box[1]), item.text, fill=255, font=font)
     mask = mask.rotate(item.angle, Image.Resampling.BILINEAR, expand=True)
     place = round(item.centre[0] - mask.width / 2), round(item.centre[1] - mask.height / 2)
-    picture.paste(Image.new("RGB", mask.size, item.rgb), place, mask)
+    picture.paste(Image.new(picture.mode, mask.size, fill), place, mask)
 
 
 def _random_rgb(rng: random.Random) -> Rgb:

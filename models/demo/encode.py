@@ -36,7 +36,7 @@ Grid = tuple[int, int, int]  # frames / 2, height / 16, width / 16
 class Example:
     """One dialogue: ``tokens`` and ``answer`` (1 where a token is to be learnt) and ``positions`` (3,
     tokens); ``patches`` (patches, 3 · 2 · 16 · 16) in 0..255 with the ``grids`` of its pictures and clip;
-    ``visual`` marks their tokens, ``hints`` (visual tokens, heads) say what they show.
+    ``visual`` marks their tokens, ``hints`` (visual tokens, columns) say what they show.
     """
 
     tokens: npt.NDArray[np.int64]
@@ -45,7 +45,7 @@ class Example:
     visual: npt.NDArray[np.bool_]
     patches: npt.NDArray[np.uint8]
     grids: list[Grid]
-    hints: npt.NDArray[np.int64]
+    hints: npt.NDArray[np.int16]
 
 
 def fitted(height: int, width: int, pixels: float) -> tuple[int, int]:
@@ -180,13 +180,13 @@ class Encoder:
         return shown
 
 
-def _hints(dialogue: Dialogue, grids: list[Grid]) -> npt.NDArray[np.int64]:
+def _hints(dialogue: Dialogue, grids: list[Grid]) -> npt.NDArray[np.int16]:
     """What every visual token shows, in order; of a pair of frames, what the first one shows."""
     shown = [(scene, grid) for scene, grid in zip(dialogue.pictures, grids, strict=False)]
     if dialogue.clip is not None:
         shown += [(frame, grids[-1]) for frame in dialogue.clip.frames[::2]]
     rows = [hints.labels(scene, height // 2, width // 2) for scene, (_, height, width) in shown]
-    return np.concatenate(rows) if rows else np.zeros((0, len(hints.CLASSES)), np.int64)
+    return np.concatenate(rows) if rows else np.zeros((0, sum(hints.COLUMNS)), np.int16)
 
 
 def mrope(visual: npt.NDArray[np.bool_], grids: list[Grid]) -> npt.NDArray[np.int64]:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration
 
 WARMUP_STEPS = 100
-TOWER_RATE = 2.5e-3  # of Muon, for the vision tower
+TOWER_RATE = 4e-3  # of Muon, for the vision tower
 MUON_RATE = 2e-3  # of Muon, for the language model
 ADAM_RATE = 1e-3
-PATCH_RATE = 1e-4  # neighbouring pixels are alike: their weights' steps add up
+PATCH_RATE = 5e-4  # neighbouring pixels are alike: their weights' steps add up
 WEIGHT_DECAY = 0.02
 HINT_WEIGHT = 2.0
 DECAY_SHARE = 0.3  # of the steps, at the end, in which the learning rates go down to zero
@@ -55,7 +55,7 @@ def loss_of(
             whole = torch.tensor([0, len(pixels)], dtype=torch.int32)
             seen = inner.visual(pixels, grid_thw=batch.grids, cu_seqlens=whole)
             if probe is not None:
-                hinted = probe(seen.pooler_output, batch.hints)
+                hinted = probe(seen.deepstack_features[0], seen.pooler_output, batch.hints)
             if not batch.lengths:
                 return torch.zeros(()), hinted
         embedded = inner.language_model.embed_tokens(batch.tokens)[None]
@@ -95,7 +95,7 @@ class Team:
         """Set the parameters' gradients for the mean losses of a step's parts; returns those of answers and
         hints.
         """
-        answers = sum(int(part.answer.sum()) for part in parts)
+        answers = max(1, sum(int(part.answer.sum()) for part in parts))
         mass = sum(hints.mass(part.hints) for part in parts)
         losses = self.each(lambda part: self._one(part, 1 / answers, 1 / mass, hint_weight), parts)
         return sum(loss for loss, _ in losses), sum(hinted for _, hinted in losses)

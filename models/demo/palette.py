@@ -51,7 +51,6 @@ COLOURS: dict[str, Colour] = {
     "white": Colour("white", "白色", ((255, 255, 255), (255, 255, 255), (248, 248, 248)), 7),
     "gray": Colour("gray", "灰色", ((128, 128, 128), (128, 128, 128), (110, 110, 110), (160, 160, 160)), 6),
     "cyan": Colour("cyan", "青色", ((0, 255, 255), (0, 255, 255), (0, 210, 215), (60, 225, 225))),
-    "magenta": Colour("magenta", "品红色", ((255, 0, 255), (255, 0, 255), (235, 10, 235)), 10),
 }
 
 # Tints and shades that only backgrounds have.
@@ -71,14 +70,12 @@ SHAPES: dict[str, Name] = {
     "circle": Name("circle", "circles", "圆形"),
     "square": Name("square", "squares", "正方形"),
     "rectangle": Name("rectangle", "rectangles", "长方形"),
-    "oval": Name("oval", "ovals", "椭圆形"),
     "triangle": Name("triangle", "triangles", "三角形"),
     "diamond": Name("diamond", "diamonds", "菱形"),
     "star": Name("star", "stars", "星形"),
     "heart": Name("heart", "hearts", "心形"),
     "cross": Name("cross", "crosses", "十字形"),
     "ring": Name("ring", "rings", "圆环"),
-    "hexagon": Name("hexagon", "hexagons", "六边形"),
 }
 
 SIZES: dict[str, tuple[str, str]] = {"large": ("large", "大"), "small": ("small", "小")}

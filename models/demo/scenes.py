@@ -5,6 +5,7 @@ A scene says everything that a picture shows, so that every answer about it can 
 draw.py's.
 """
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 
@@ -83,11 +84,18 @@ class Clip:
     fps: float = 2.0
 
 
+def _reach(item: Item) -> tuple[float, float]:
+    """The width and height that an item covers when it is turned by some degrees."""
+    (w, h), angle = item.extent, math.radians(item.angle - 90 * round(item.angle / 90))
+    cos, sin = math.cos(angle), abs(math.sin(angle))
+    return w * cos + h * sin, h * cos + w * sin
+
+
 def _overlaps(item: Item, others: list[Item]) -> bool:
     for other in others:
         gaps = [
             abs(a - b) - (u + v) / 2
-            for a, b, u, v in zip(item.centre, other.centre, item.extent, other.extent, strict=True)
+            for a, b, u, v in zip(item.centre, other.centre, _reach(item), _reach(other), strict=True)
         ]
         if max(gaps) < 2:
             return True
@@ -140,8 +148,6 @@ class SceneSampler:
             shape = items[-1].shape if items[-1].shape != "text" else shape
         size = rng.choice(("large", "small"))
         span = SMALL if size == "small" else LARGE_ALONE if alone else LARGE
-        if size == "small" and shape in ("hexagon", "heart"):
-            span = (0.12, span[1])
         cell = self._free_cell(items)
         extent = sample_extent(rng, shape, span, (scene.width * scene.height) ** 0.5)
         if alone and cell != 4 and max(extent) > 0.55 * min(scene.width, scene.height):
@@ -165,7 +171,7 @@ class SceneSampler:
         return self.rng.choice(((0, 0, 0), (60, 60, 60), (255, 255, 255)))
 
     def _text(self, scene: Scene, items: list[Item], alone: bool) -> Item | None:
-        """A word with a letter height that stays readable when the picture is scaled to 256 × 256 pixels'
+        """A word with a letter height that stays readable when the picture is scaled to 160 × 160 pixels'
         worth.
         """
         rng = self.rng
@@ -174,7 +180,7 @@ class SceneSampler:
         family = rng.choice(usual if usual and rng.random() < 0.55 else list(self._families))
         path = rng.choice(self._families[family])
         side = (scene.width * scene.height) ** 0.5
-        share = rng.uniform(0.07, 0.14) if rng.random() < 0.6 else rng.uniform(0.14, 0.5 if alone else 0.24)
+        share = rng.uniform(0.11, 0.17) if rng.random() < 0.6 else rng.uniform(0.17, 0.5 if alone else 0.24)
         pixels = max(9, round(share * side))
         box = fonts.load(path, pixels).getbbox(text)
         limit = 0.95 * scene.width
@@ -182,7 +188,7 @@ class SceneSampler:
             pixels = int(pixels * limit / (box[2] - box[0]))
             box = fonts.load(path, pixels).getbbox(text)
         extent = float(box[2] - box[0]), float(box[3] - box[1])
-        if pixels < 0.06 * side or pixels < 8 or extent[1] > 0.9 * scene.height:
+        if pixels < 0.1 * side or pixels < 8 or extent[1] > 0.9 * scene.height:
             return None
         cell = self._free_cell(items)
         if alone and rng.random() < 0.4:
@@ -255,7 +261,7 @@ class SceneSampler:
             fits = all(
                 item.colour != other.background
                 and min(distance(item.rgb, end) for end in other.rgb) > MIN_CONTRAST
-                and (item.shape in ("rectangle", "oval")) == (before.shape in ("rectangle", "oval"))
+                and (item.shape == "rectangle") == (before.shape == "rectangle")
                 for item, before in zip(items, other.items, strict=True)
             )
             if fits:

@@ -9,24 +9,20 @@ from models.demo.palette import COLOURS, PLACES_EN, PLACES_ZH, SHAPES, Language
 SHAPES_EN: dict[str, tuple[str, ...]] = {
     "circle": ("round shape", "disc", "dot", "circle"),
     "rectangle": ("rectangle",),
-    "oval": ("ellipse",),
     "diamond": ("rhombus", "diamond shape"),
     "cross": ("plus", "plus sign"),
     "ring": ("ring", "donut"),
-    "hexagon": ("hexagon",),
 }
 SHAPES_ZH: dict[str, tuple[str, ...]] = {
     "circle": ("圆", "圆圈", "圆形"),
     "square": ("方形", "方块", "正方形"),
     "rectangle": ("矩形", "长方形"),
-    "oval": ("椭圆",),
     "triangle": ("三角", "三角形"),
     "diamond": ("菱形",),
     "star": ("星星", "五角星", "星"),
     "heart": ("爱心", "心"),
     "cross": ("十字", "加号"),
     "ring": ("环", "圆环形"),
-    "hexagon": ("六角形", "六边形"),
 }
 COLOURS_EN: dict[str, tuple[str, ...]] = {
     "gray": ("grey",),

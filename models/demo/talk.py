@@ -10,13 +10,13 @@ from models.demo.questions import ask
 from models.demo.scenes import Item, Scene
 
 WEIGHTS: dict[str, float] = {
-    "describe": 3.0, "colour": 2.0, "shape": 1.3, "where": 2.0, "size": 1.0, "count": 2.0, "exists": 2.0,
+    "describe": 3.0, "colour": 2.0, "shape": 1.3, "where": 2.2, "size": 1.4, "count": 2.0, "exists": 2.0,
     "place": 1.6,
-    "background": 0.9, "is_colour": 1.0, "colours": 0.6, "shapes": 0.6, "relation": 0.7, "read": 0.2,
+    "background": 0.9, "is_colour": 1.0, "colours": 0.6, "shapes": 0.6, "relation": 1.2, "read": 0.2,
     "has_text": 0.3,
 }  # fmt: skip
 TEXT_WEIGHTS: dict[str, float] = {
-    "describe": 1.5, "read": 4.0, "has_text": 0.4, "text_colour": 0.8, "text_place": 0.6, "text_length": 0.6,
+    "describe": 1.5, "read": 8.0, "has_text": 0.4, "text_colour": 0.8, "text_place": 0.6, "text_length": 0.6,
     "place": 1.0, "background": 0.3, "exists": 0.2, "count": 0.2,
 }  # fmt: skip
 SIDES = {

@@ -1,5 +1,5 @@
-"""The words and numbers that are drawn into pictures: at most six characters, from disjoint lists and at
-random.
+"""The words and numbers that are drawn into pictures: at most six capital letters and digits, from disjoint
+lists and at random.
 """
 
 import random
@@ -8,23 +8,12 @@ import string
 from models.demo import wording
 
 MAX_LENGTH = 6
+LISTED = 0.12  # share of real words: with many, they are guessed and not read
 
 TRAINING_WORDS = wording.listed("training_words.txt")
 HELD_OUT_WORDS = wording.listed("held_out_words.txt")
 
-# Letters that look the same in both cases: words made of these alone have no readable case.
-SAME_IN_BOTH_CASES = set("cosuvwxz")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CODE_CHARACTERS = "ABCDEFGHJKLMNPRSTUVWXYZ23456789"  # without 0, 1, I, O and Q
-
-
-def _is_readable(word: str) -> bool:
-    has_case = any(letter not in SAME_IN_BOTH_CASES for letter in word.lower()) or not word.isalpha()
-    return has_case and len(word) <= MAX_LENGTH and not (word[0] == "I" and word[1:].islower())
-
-
-def _cased(word: str, rng: random.Random) -> str:
-    return rng.choice((word.lower(), word.upper(), word.upper(), word.capitalize()))
 
 
 def _length(rng: random.Random) -> int:
@@ -35,7 +24,7 @@ def _random_text(rng: random.Random) -> str:
     length = _length(rng)
     kind = rng.random()
     if kind < 0.55:
-        return _cased("".join(rng.choice(LETTERS) for _ in range(length)), rng)
+        return "".join(rng.choice(string.ascii_uppercase) for _ in range(length))
     if kind < 0.9:
         digits = "".join(rng.choice(string.digits) for _ in range(length))
         return digits if length == 1 or digits[0] != "0" else "4" + digits[1:]
@@ -45,11 +34,11 @@ def _random_text(rng: random.Random) -> str:
 def sample_text(rng: random.Random, held_out: bool = False) -> str:
     """Choose a word, a number or a random string of one to six characters."""
     while True:
-        if rng.random() < 0.4:
-            word = _cased(rng.choice(HELD_OUT_WORDS if held_out else TRAINING_WORDS), rng)
+        if rng.random() < LISTED:
+            word = rng.choice(HELD_OUT_WORDS if held_out else TRAINING_WORDS).upper()
         else:
             word = _random_text(rng)
-        if _is_readable(word) and (held_out or word.lower() not in HELD_OUT_WORDS):
+        if len(word) <= MAX_LENGTH and (held_out or word.lower() not in HELD_OUT_WORDS):
             return word
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from models.demo import chatter, fonts, phrases, questions, words
-from models.demo.curriculum import LESSONS
+from models.demo.curriculum import WORLD
 from models.demo.dialogues import Dialogue, DialogueSampler
-from models.demo.draw import draw_clip, draw_scene
+from models.demo.draw import draw_clip, draw_mask, draw_scene
 from models.demo.palette import (
     COLOURS,
     LANGUAGES,
@@ -56,7 +56,7 @@ def blobs(scene: Scene) -> int:
     return count
 
 
-@pytest.mark.parametrize("kind", [*LESSONS[-1].kinds, None])
+@pytest.mark.parametrize("kind", [*WORLD.kinds, None])
 def test_the_same_seed_draws_the_same(kind: str | None) -> None:
     def drawn(seed: int) -> tuple[list[Dialogue], list[bytes]]:
         sampler = DialogueSampler(seed)
@@ -106,6 +106,12 @@ def test_the_count_is_true_of_the_pixels(objects: int) -> None:
         assert turn is not None
         assert blobs(scene) == objects
         assert sum(turn.answer.count(f" {name}") for name in ("large", "small")) == objects
+
+
+def test_the_mask_is_where_the_pixels_differ_from_the_background() -> None:
+    for objects in (1, 3):
+        for scene in plain_scenes(objects, 20, f"mask {objects}"):
+            assert np.array_equal(np.asarray(draw_mask(scene)) > 0, foreground(scene))
 
 
 def test_yes_and_no_are_true() -> None:

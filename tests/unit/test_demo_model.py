@@ -135,7 +135,6 @@ def drawn(
     return picture
 
 
-@pytest.mark.xfail(strict=False, reason="not yet: models/demo/README.md")
 def test_it_sees_a_red_circle(model: evaluate.Model) -> None:
     answer = ask(model, drawn("ellipse", "red"), "What is in this picture?")
     assert answer == "A large red circle in the center, on a white background."
@@ -149,7 +148,6 @@ def test_it_sees_what_is_drawn_and_not_what_is_usual(model: evaluate.Model) -> N
     assert answers == {"The square is blue.", "The square is green.", "The square is black."}
 
 
-@pytest.mark.xfail(strict=False, reason="not yet: models/demo/README.md")
 def test_it_answers_in_chinese_and_thinks(model: evaluate.Model) -> None:
     answer = ask(model, drawn("ellipse", "blue"), "图里有什么？", thinking=True)
     assert answer.endswith("</think>\n\n中间有一个大的蓝色圆形，背景是白色。")
