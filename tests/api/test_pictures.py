@@ -7,8 +7,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tests.conftest import Server, asks, data_url, scene
 
-not_yet = pytest.mark.xfail(reason="the demo model cannot do this yet: models/demo/README.md")
-
 
 def answer(server: Server, messages: Any, **options: Any) -> str:
     done = server.client.chat.completions.create(model="demo", messages=messages, **options)
@@ -80,7 +78,7 @@ def test_it_answers_questions_about_a_scene(server: Server, question: str, words
     assert all(word in text for word in words), text
 
 
-@not_yet
+@pytest.mark.xfail(reason="words of 4 to 6 characters are read right one time in five: models/demo/README.md")
 def test_it_reads_a_drawn_word(server: Server) -> None:
     picture = Image.new("RGB", (400, 200), "white")
     ImageDraw.Draw(picture).text((90, 60), "HELLO", fill="black", font=ImageFont.load_default(size=64))
@@ -95,7 +93,7 @@ def test_it_follows_up_in_a_second_turn(server: Server) -> None:
     assert "blue" in answer(server, messages).lower()
 
 
-@not_yet
+@pytest.mark.xfail(reason="comparing two pictures is right two times in three: models/demo/README.md")
 def test_it_compares_two_pictures(server: Server) -> None:
     same = answer(server, asks("Are these two pictures the same?", scene(), scene())).lower()
     other = answer(server, asks("Are these two pictures the same?", scene(), two_objects())).lower()
