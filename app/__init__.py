@@ -26,8 +26,16 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("vlserve", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     registry = ModelRegistry(
-        catalog.read(Path(settings.catalog), settings.model, device=settings.device, dtype=settings.dtype),
-        functools.partial(loader.load, max_concurrent=settings.max_concurrent),
+        catalog.read(
+            Path(settings.catalog),
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+        ),
+        functools.partial(
+            loader.load, max_concurrent=settings.max_concurrent, kv_bytes=int(settings.kv_cache_gb * 1e9)
+        ),
         settings.idle_unload,
     )
     admission = Admission(settings.max_concurrent + settings.max_queue)

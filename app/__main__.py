@@ -38,9 +38,7 @@ def serve(arguments: list[str]) -> int:
     settings = Settings.from_args(arguments)
     from app.engine import catalog
 
-    models = catalog.read(
-        Path(settings.catalog), settings.model, device=settings.device, dtype=settings.dtype
-    )
+    models = catalog.read(Path(settings.catalog), settings.model)
     folder = str(Path(settings.model).expanduser().resolve())
     settings = replace(
         settings,

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 VERSION = "0.1.0"
 DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "int8")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -71,6 +72,10 @@ class Settings:
         metavar="DEVICE",
     )
     dtype: str = setting("auto", "number format of the weights", choices=DTYPES)
+    quantization: str = setting("none", "int8: the language model in 8 bits, on a CPU", choices=QUANTIZATIONS)
+    kv_cache_gb: float = setting(
+        0.0, "memory of the KV cache in GB; 0: 40 % of what is free when the model has loaded", low=0
+    )
     max_concurrent: int = setting(32, "streams that generate at once", "-c", low=1, high=1024)
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)

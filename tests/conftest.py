@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -70,7 +71,7 @@ class Server:
     process: subprocess.Popen[str]
     log_file: pathlib.Path
 
-    @property
+    @functools.cached_property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
@@ -117,7 +118,9 @@ def running(
     try:
         url = wait_until(lambda: _url(log_file, process), 30)
         wait_until(lambda: _answers(url), 30)
-        yield Server(url, process, log_file)
+        server = Server(url, process, log_file)
+        yield server
+        server.client.close()
     finally:
         process.send_signal(signal.SIGTERM)
         try:

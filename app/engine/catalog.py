@@ -11,7 +11,7 @@ import yaml
 
 from app.engine.types import Defaults, ModelSpec
 from app.errors import ModelNotFound
-from app.settings import DEVICE, DTYPES, PROJECT, SettingsError
+from app.settings import DEVICE, DTYPES, PROJECT, QUANTIZATIONS, SettingsError
 
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value fits, and what it must be."""
@@ -39,6 +39,7 @@ ENTRY: dict[str, Rule] = {
     "source": (_text, "a hub id or a folder"),
     "engine": (_text, "a name"),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
+    "quantization": (lambda value: value in QUANTIZATIONS, f"one of {', '.join(QUANTIZATIONS)}"),
     "device": (lambda value: _text(value) and bool(re.fullmatch(DEVICE, value)), "auto, cpu, mps or cuda:N"),
     "modalities": (_modalities, "a list of text, image, video"),
     "context_length": (_number(1, 10**9, whole=True), "a number of tokens"),
@@ -83,10 +84,13 @@ class Catalog:
         return self._specs[found]
 
 
-def read(path: Path, model: str, *, device: str = "auto", dtype: str = "auto") -> Catalog:
+def read(
+    path: Path, model: str, *, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+) -> Catalog:
     """The catalogue of a file, with `model` as its default; a folder or hub id not in it becomes an entry.
 
-    Device and dtype other than auto override those of the default entry. Raises SettingsError.
+    Device and dtype other than auto, and a quantization, override those of the default entry. Raises
+    SettingsError.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -106,11 +110,13 @@ def read(path: Path, model: str, *, device: str = "auto", dtype: str = "auto") -
         known = [spec for spec in specs if spec.source == folder]
         default = known[0] if known else _named_on_the_command_line(model, str(error), taken)
         specs += [] if known else [default]
-    if device != "auto" or dtype != "auto":
-        device = device if device != "auto" else default.device
-        dtype = dtype if dtype != "auto" else default.dtype
-        changed = replace(default, device=device, dtype=dtype)
-        specs = [changed if spec.id == default.id else spec for spec in specs]
+    changed = replace(
+        default,
+        device=device if device != "auto" else default.device,
+        dtype=dtype if dtype != "auto" else default.dtype,
+        quantization=quantization if quantization != "none" else default.quantization,
+    )
+    specs = [changed if spec.id == default.id else spec for spec in specs]
     return Catalog(specs, default.id, created)
 
 

@@ -3,9 +3,11 @@
 `TransformersEngine.submit` encodes the prompt in the caller's thread, so that a prompt that cannot be is
 refused there, and starts a thread that runs `model.generate(…, streamer=stream)`. generate() calls
 `stream.put` for each token; the caller iterates over the stream. Whatever the thread raises comes out of that
-iteration. Leaving is `cancel`: a stopping criterion ends generate() at the next token.
+iteration. generate()'s decoding loop is the model's batch loop, which computes all streams together; a model
+that cannot be batched keeps transformers' own. Leaving is `cancel`: the generation ends at its next token.
 """
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +18,8 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+from app.engine import linear
+from app.engine.batch import BatchLoop
 from app.engine.encode import PromptEncoder
 from app.engine.sampling import Sampler
 from app.engine.turns import Turns
@@ -25,6 +29,7 @@ from app.engine.types import (
     Finish,
     GenerationRequest,
     Idle,
+    Logprobs,
     ModelSpec,
     Token,
 )
@@ -40,7 +45,9 @@ HELD_TOKENS = 16
 
 
 class TransformersEngine:
-    """A model that runs transformers' generate(); one thread for each stream, `max_concurrent` at once."""
+    """A model that runs transformers' generate(), in one thread for each stream; `loop` computes them all, or
+    without one each computes for itself, `max_concurrent` at once.
+    """
 
     def __init__(
         self,
@@ -52,6 +59,7 @@ class TransformersEngine:
         context_length: int,
         stop_ids: frozenset[int],
         max_concurrent: int,
+        loop: BatchLoop | None = None,
     ) -> None:
         self.spec = spec
         self.defaults = defaults
@@ -61,37 +69,56 @@ class TransformersEngine:
         self._model = model
         self._encoder = encoder
         self._stop_ids = stop_ids
+        self._loop = loop
         self._turns = Turns(max_concurrent)
+        if loop is not None:
+            self.context_length = min(context_length, loop.capacity)
 
     def submit(self, request: GenerationRequest) -> "TokenStream":
         """Encode the prompt and start its thread; raises InvalidRequest, ContextLengthExceeded."""
         if (least := self._encoder.least_tokens(request.messages)) > self.context_length:
             raise self._too_long(f"over {least}")  # encoding it would only take time and memory
-        inputs = self._encoder.encode(request.messages)
+        inputs = self._on_device(self._encoder.encode(request.messages))
         prompt_tokens = int(inputs["input_ids"].shape[1])
         max_tokens = self._room(request, prompt_tokens)
+        sampler = Sampler(request.sampling)
+        stop_ids = frozenset() if request.ignore_eos else self._stop_ids
         stream = TokenStream(
             self._encoder.tokenizer,
-            self._stop_ids,
+            stop_ids,
+            sampler,
             prompt_tokens=prompt_tokens,
             image_tokens=self._encoder.image_tokens(inputs["input_ids"]),
-            on_cancel=self._turns.wake,
+            on_cancel=self._turns.wake if self._loop is None else self._loop.wake,
         )
-        arguments = (request_id.get(), stream, inputs, request, max_tokens)
+        config = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=False,  # the sampler has chosen already
+            eos_token_id=sorted(stop_ids) or None,
+            pad_token_id=min(self._stop_ids, default=0),
+        )
+        arguments = (request_id.get(), stream, inputs, sampler, config)
         threading.Thread(target=self._run, args=arguments, name="generate", daemon=True).start()
         return stream
 
+    def is_batched(self) -> bool:
+        """Whether all streams are computed together."""
+        return self._loop is not None
+
     def busy(self) -> tuple[int, int]:
         """Running and waiting generations."""
-        return self._turns.count()
+        return self._turns.count() if self._loop is None else self._loop.count()
 
     def memory_bytes(self) -> int:
         """Bytes of the weights."""
-        return sum(weight.numel() * weight.element_size() for weight in self._model.parameters())
+        own = sum(weight.numel() * weight.element_size() for weight in self._model.parameters())
+        return int(own) + linear.packed_bytes(self._model)
 
     def close(self) -> None:
         """Drop the model; a generation that still winds down keeps it until its last token."""
         self._model = None
+        if self._loop is not None:
+            self._loop.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -116,20 +143,36 @@ class TransformersEngine:
             param="messages",
         )
 
+    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs on the model's device, pixels in the model's number format."""
+        model = self._model
+        return {
+            name: value.to(model.device, model.dtype if name.startswith("pixel_values") else value.dtype)
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in inputs.items()
+        }
+
     def _run(
         self,
         request_name: str,
         stream: "TokenStream",
         inputs: dict[str, Any],
-        request: GenerationRequest,
-        max_tokens: int,
+        sampler: Sampler,
+        config: GenerationConfig,
     ) -> None:
         request_id.set(request_name)
         error: ApiError | None = None
         try:
-            with self._turns.turn(stream.is_cancelled) as mine:
-                if mine:
-                    self._generate(stream, inputs, request, max_tokens)
+            if self._loop is not None:
+                own, pictures = self._loop.split(inputs)
+                decode = functools.partial(self._loop.decode, stream=stream, pictures=pictures)
+                self._generate(stream, own, sampler, config, custom_generate=decode)
+            else:
+                with self._turns.turn(stream.is_cancelled) as mine:
+                    if mine:
+                        leaving = StoppingCriteriaList([_Cancelled(stream)])
+                        self._generate(stream, inputs, sampler, config, stopping_criteria=leaving)
             stream.end()
         except ApiError as known:
             error = known
@@ -141,25 +184,23 @@ class TransformersEngine:
             stream.fail(error.with_traceback(None))
 
     def _generate(
-        self, stream: "TokenStream", inputs: dict[str, Any], request: GenerationRequest, max_tokens: int
+        self,
+        stream: "TokenStream",
+        inputs: dict[str, Any],
+        sampler: Sampler,
+        config: GenerationConfig,
+        **options: Any,
     ) -> None:
         model = self._model
         if model is None:  # closed between the turn and here: whoever asked has left
             return
-        config = GenerationConfig(
-            max_new_tokens=max_tokens,
-            do_sample=False,  # Sampler has chosen already
-            repetition_penalty=request.sampling.repetition_penalty,
-            eos_token_id=sorted(self._stop_ids) or None,
-            pad_token_id=min(self._stop_ids, default=0),
-        )
         with torch.inference_mode():
             model.generate(
-                **{name: _on(model, name, value) for name, value in inputs.items()},
+                **inputs,
                 generation_config=config,
-                logits_processor=[Sampler(request.sampling)],
-                stopping_criteria=StoppingCriteriaList([_Cancelled(stream)]),
+                logits_processor=[sampler],
                 streamer=stream,
+                **options,
             )
 
 
@@ -176,6 +217,7 @@ class TokenStream(TextIteratorStreamer):
         self,
         tokenizer: Any,
         stop_ids: frozenset[int],
+        sampler: Sampler | None = None,
         *,
         prompt_tokens: int,
         image_tokens: int = 0,
@@ -184,13 +226,14 @@ class TokenStream(TextIteratorStreamer):
         super().__init__(tokenizer, skip_prompt=True)
         self.prompt_tokens = prompt_tokens
         self.image_tokens = image_tokens
+        self.cached_tokens = 0  # known once the batch loop has taken the sequence
         self._on_cancel = on_cancel
-        self._stop_ids = stop_ids
+        self._stop_ids, self._sampler = stop_ids, sampler
         self._silent = frozenset(tokenizer.all_special_ids)
         self._stopped = False
         self._held: list[int] = []
         self._decoder = DecodeStream(skip_special_tokens=True)
-        self._events: SimpleQueue[Event | BaseException] = SimpleQueue()
+        self._events: SimpleQueue[tuple[int, Logprobs | None] | BaseException | None] = SimpleQueue()
         self._cancelled = threading.Event()
 
     def put(self, value: torch.Tensor) -> None:
@@ -199,15 +242,11 @@ class TokenStream(TextIteratorStreamer):
             self.next_tokens_are_prompt = False
             return
         for token in value.flatten().tolist():
-            self._stopped = token in self._stop_ids
-            silent = self._stopped or token in self._silent
-            self._events.put(Token(token, "" if silent else self._decode(token)))
+            self._events.put((token, None if self._sampler is None else self._sampler.logprobs))
 
     def end(self) -> None:
         """generate() is through: with a stop token, or at the limit."""
-        rest = self._text(self._held) if self._held else ""
-        # What is left of a character that the limit cut is no text.
-        self._events.put(Finish("stop" if self._stopped else "length", rest.rstrip("\ufffd")))
+        self._events.put(None)
 
     def fail(self, error: BaseException) -> None:
         """The thread's exception, to be raised where the stream is read."""
@@ -227,12 +266,19 @@ class TokenStream(TextIteratorStreamer):
             try:
                 event = self._events.get(timeout=TICK)
             except Empty:
-                event = Idle()
+                yield Idle()
+                continue
             if isinstance(event, BaseException):
                 raise event
-            yield event
-            if isinstance(event, Finish):
+            if event is None:
+                rest = self._text(self._held) if self._held else ""
+                # What is left of a character that the limit cut is no text.
+                yield Finish("stop" if self._stopped else "length", rest.rstrip("\ufffd"))
                 return
+            token, logprobs = event
+            self._stopped = token in self._stop_ids
+            silent = self._stopped or token in self._silent
+            yield Token(token, "" if silent else self._decode(token), logprobs)
 
     def _decode(self, token: int) -> str:
         self._held.append(token)
@@ -263,10 +309,3 @@ def _explained(error: BaseException) -> ApiError:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return OutOfMemory("The device's memory ran out for this request; try a shorter one.", retry_after=5)
     return GenerationFailed(f"The model failed while it generated ({type(error).__name__}).")
-
-
-def _on(model: Any, name: str, value: Any) -> Any:
-    """An input on the model's device, pixels in the model's number format."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.to(model.device, model.dtype if name.startswith("pixel_values") else value.dtype)

@@ -1,79 +1,62 @@
-"""Loading a catalogue entry: fetch, look, check the memory, read the weights, make the engine.
+"""Loading a catalogue entry: look at its folder, check the memory, read the weights, make the engine.
 
 This is the only module that imports generate.py, and with it torch and transformers, and it does so when the
 first model loads. All that can go wrong comes out as ModelNotFound, ModelLoadFailed or OutOfMemory.
 """
 
-import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.engine import remote_code
+from app.engine import checkpoint
 from app.engine.catalog import DEFAULTS
 from app.engine.machine import free_memory, usable_cores
 from app.engine.progress import progress_of_weights
 from app.engine.types import Defaults, Engine, ModelSpec, Progress
-from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
+from app.errors import ModelLoadFailed, OutOfMemory
 
 log = logging.getLogger(__name__)
 _reading = threading.Lock()  # weights are read one model at a time: the memory that one sees is still there
 
-FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.safetensors"]
-"""What is fetched of a hub model: no pickles."""
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+KV_SHARE = 0.4
+"""The share of the memory that is free after loading that the KV cache may take."""
 HEADROOM = 1.15
 """Memory asked for, beyond the bytes of the weights, for buffers and a first prompt."""
 
 
-def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int) -> Engine:
-    """The engine of a catalogue entry."""
+def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int, kv_bytes: int = 0) -> Engine:
+    """The engine of a catalogue entry, with so many bytes of KV cache (0: a share of what is free)."""
     if spec.engine != "transformers":
         raise ModelLoadFailed(f"{spec.id}: there is no engine {spec.engine!r} in this version.")
-    folder = _fetch(spec, progress)
+    folder = checkpoint.fetch(spec, progress)
     progress("importing torch", 0.0)
     torch = _import_torch()
+    from app.engine import linear
+
     progress("reading the configuration", 0.0)
-    config, model_class, vision, remote = _inspect(spec, folder)
+    config, model_class, vision, remote = checkpoint.inspect(spec, folder)
     device = _device(torch, spec)
     dtype = _dtype(torch, spec, config, device)
+    stored = checkpoint.stored_dtype(torch, config)
+    # 16-bit weights stay so on a CPU that computes in 32 bits.
+    halves = device.type == "cpu" and spec.dtype == "auto" and stored.itemsize == 2
+    read_as = stored if halves and dtype == torch.float32 else dtype
     with _reading, progress_of_weights(progress):
-        _check_memory(
-            spec, weights_bytes(spec, folder) / _stored_dtype(torch, config).itemsize, device, dtype
-        )
-        model = _read_weights(model_class, spec, folder, device, dtype)
+        _check_memory(spec, checkpoint.weights_bytes(spec, folder) // stored.itemsize, device, read_as)
+        model = _read_weights(model_class, spec, folder, device, read_as)
+        try:
+            linear.prepare(model, dtype, spec.quantization)
+        except ValueError as reason:
+            raise ModelLoadFailed(f"{spec.id}: {reason}.") from None
     progress("reading the tokenizer", 1.0)
-    return _engine(spec, folder, model, vision=vision, remote=remote, max_concurrent=max_concurrent)
-
-
-def _fetch(spec: ModelSpec, progress: Progress) -> Path:
-    """The folder with the model's files, fetched from the hub if the source is a hub id."""
-    folder = Path(spec.source)
-    if folder.is_absolute() or spec.source.startswith("."):
-        if not folder.is_dir():
-            raise ModelNotFound(f"{spec.id}: its folder {folder.name} does not exist.", param="model")
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-
-    progress("fetching", 0.0)
-    try:
-        return Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=FILES))
-    except LocalEntryNotFoundError:
-        raise ModelLoadFailed(
-            f"{spec.id}: the hub cannot be reached, and {spec.source} is not in the local cache."
-        ) from None
-    except RepositoryNotFoundError:
-        raise ModelNotFound(
-            f"{spec.id}: the hub has no {spec.source}, or it needs a login (HF_TOKEN).", param="model"
-        ) from None
-    except Exception as error:
-        log.warning("fetching %s failed", spec.source, exc_info=True)
-        raise ModelLoadFailed(f"{spec.id}: fetching {spec.source} failed ({type(error).__name__}).") from None
+    make_loop = partial(_batch_loop, spec, model, max_concurrent, kv_bytes)
+    return _engine(
+        spec, folder, model, make_loop, vision=vision, remote=remote, max_concurrent=max_concurrent
+    )
 
 
 def _import_torch() -> Any:
@@ -90,49 +73,6 @@ def _import_torch() -> Any:
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     return torch
-
-
-def _inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool, bool]:
-    """The configuration, the class of the weights; whether it takes pictures, whether its code is remote."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
-
-    raw = _config_json(spec, folder)
-    kind = raw.get("model_type")
-    remote = "auto_map" in raw
-    if remote and not spec.trust_remote_code:
-        raise ModelLoadFailed(
-            f"{spec.id}: the folder holds code of its own, which runs only where the catalogue entry says "
-            "trust_remote_code: true."
-        )
-    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    if not remote and not known:
-        raise ModelLoadFailed(f"{spec.id}: transformers has no chat model of the architecture {kind!r}.")
-    with _explained(spec, "its configuration is broken"):
-        model_class = remote_code.prepare(folder, raw) if remote else None
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote, local_files_only=True)
-    if model_class is not None:
-        return config, model_class, "image" in spec.modalities, True
-    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return config, AutoModelForImageTextToText, True, remote
-    return config, AutoModelForCausalLM, False, remote
-
-
-def _config_json(spec: ModelSpec, folder: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise ModelLoadFailed(f"{spec.id}: its folder has no config.json.") from None
-    except ValueError:
-        raise ModelLoadFailed(f"{spec.id}: its config.json is not JSON.") from None
-    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
-        raise ModelLoadFailed(f"{spec.id}: its config.json names no model_type.")
-    if not any((folder / name).exists() for name in TOKENIZERS):  # transformers would make an empty one
-        raise ModelLoadFailed(f"{spec.id}: its folder has no tokenizer ({' or '.join(TOKENIZERS)}).")
-    return raw
 
 
 def _device(torch: Any, spec: ModelSpec) -> Any:
@@ -159,11 +99,12 @@ def _dtype(torch: Any, spec: ModelSpec, config: Any, device: Any) -> Any:
         if wanted not in (torch.float32, torch.bfloat16, torch.float16):
             raise ModelLoadFailed(f"{spec.id}: there is no dtype {spec.dtype!r}.")
         return wanted
-    if _stored_dtype(torch, config) == torch.float32:
+    if checkpoint.stored_dtype(torch, config) == torch.float32:
         return torch.float32
     if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast else torch.float32
+        from app.engine import linear
+
+        return torch.bfloat16 if linear.multiplies_bfloat16() else torch.float32
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
@@ -171,35 +112,28 @@ def _dtype(torch: Any, spec: ModelSpec, config: Any, device: Any) -> Any:
     return torch.bfloat16 if newer else torch.float16
 
 
-def _stored_dtype(torch: Any, config: Any) -> Any:
-    """The number format in the files, which composite configurations name in their text part."""
-    return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
-
-
-def weights_bytes(spec: ModelSpec, folder: Path) -> int:
-    """The size of a folder's weights, as stored."""
-    sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
-    if not sizes:
-        raise ModelLoadFailed(f"{spec.id}: its folder has no weights (*.safetensors).")
-    return sum(sizes)
-
-
 def _check_memory(spec: ModelSpec, parameters: int, device: Any, dtype: Any) -> None:
     """Raise OutOfMemory unless so many parameters fit; weights for a GPU pass through the host's memory."""
-    import torch
 
     needed = int(parameters * dtype.itemsize * HEADROOM)
     places = {"cpu": free_memory()}
     if device.type == "cuda":
-        places[str(device)] = torch.cuda.mem_get_info(device)[0]
+        places[str(device)] = _free_on(device)
     for place, free in places.items():
         if needed > free:
             need, have = f"{needed / 1e9:.1f} GB", f"{free / 1e9:.1f} GB"
             raise OutOfMemory(f"{spec.id} needs about {need} of memory on {place}; {have} are free.")
 
 
+def _free_on(device: Any) -> int:
+    """Bytes that are free on a device."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
+
+
 def _read_weights(model_class: Any, spec: ModelSpec, folder: Path, device: Any, dtype: Any) -> Any:
-    with _explained(spec, "its weights cannot be read"):
+    with checkpoint.explained(spec, "its weights cannot be read"):
         model, report = model_class.from_pretrained(
             folder,
             dtype=dtype,
@@ -217,7 +151,14 @@ def _read_weights(model_class: Any, spec: ModelSpec, folder: Path, device: Any, 
 
 
 def _engine(
-    spec: ModelSpec, folder: Path, model: Any, *, vision: bool, remote: bool, max_concurrent: int
+    spec: ModelSpec,
+    folder: Path,
+    model: Any,
+    make_loop: Callable[[], Any],
+    *,
+    vision: bool,
+    remote: bool,
+    max_concurrent: int,
 ) -> Engine:
     from dataclasses import replace
 
@@ -226,7 +167,7 @@ def _engine(
     from app.engine.encode import PromptEncoder
     from app.engine.generate import TransformersEngine
 
-    with _explained(spec, "its tokenizer or processor cannot be read"):
+    with checkpoint.explained(spec, "its tokenizer or processor cannot be read"):
         processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
             folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
         )
@@ -235,7 +176,7 @@ def _engine(
             raise ValueError("no fast tokenizer (tokenizer.json)")
     own = getattr(model, "generation_config", None) or GenerationConfig()
     if (folder / "generation_config.json").exists():  # transformers passes over a broken one in silence
-        with _explained(spec, "its generation_config.json is broken"):
+        with checkpoint.explained(spec, "its generation_config.json is broken"):
             own = GenerationConfig.from_pretrained(folder, local_files_only=True)
     stop_ids = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
     defaults = _defaults(spec, own)
@@ -245,16 +186,39 @@ def _engine(
         inner.generation_config = GenerationConfig()
     # What the file says has been read; from here on each request brings a configuration of its own.
     model.generation_config = GenerationConfig()
-    longest = _longest_context(model.config)
     return TransformersEngine(
         replace(spec, modalities=("text", "image") if vision else ("text",)),
         model,
         PromptEncoder(processor, vision=vision, remote_code=remote),
         defaults=defaults,
-        context_length=min(spec.context_length or longest, longest),
+        context_length=checkpoint.context_length(spec, model),
         stop_ids=frozenset(stop_ids),
         max_concurrent=max_concurrent,
+        loop=make_loop(),
     )
+
+
+def _batch_loop(spec: ModelSpec, model: Any, max_concurrent: int, kv_bytes: int) -> Any:
+    """The model's batch loop, or None for one that cannot be batched."""
+    from app.engine.batch import BatchLoop
+    from app.engine.decoder import Decoder
+    from app.engine.vision import Features
+
+    if model.device.type == "mps":
+        return None
+    try:
+        decoder = Decoder(model)
+    except ValueError as reason:
+        log.warning("%s is not batched, each stream computes for itself: %s", spec.id, reason)
+        return None
+    inner: Any = getattr(model, "model", None)
+    if hasattr(inner, "get_image_features"):
+        inner.get_image_features = Features(inner.get_image_features)
+    room = (kv_bytes or int(KV_SHARE * _free_on(model.device))) // decoder.token_bytes()
+    tokens = min(room, checkpoint.context_length(spec, model) * max_concurrent)
+    if tokens < 1:
+        raise OutOfMemory(f"{spec.id}: there is no memory left for its KV cache.")
+    return BatchLoop(decoder, tokens=tokens, max_rows=max_concurrent, name=spec.id)
 
 
 def _defaults(spec: ModelSpec, own: Any) -> Defaults:
@@ -274,27 +238,5 @@ def _defaults(spec: ModelSpec, own: Any) -> Defaults:
     return Defaults(**values)
 
 
-def _longest_context(config: Any) -> int:
-    """Positions that the language model was made for; InternVL-like remote code keeps them in llm_config."""
-    for part in (config.get_text_config(), getattr(config, "llm_config", None)):
-        if longest := getattr(part, "max_position_embeddings", None):
-            return int(longest)
-    return 2048
-
-
 def _ids(value: int | list[int] | None) -> set[int]:
     return set() if value is None else {value} if isinstance(value, int) else set(value)
-
-
-@contextmanager
-def _explained(spec: ModelSpec, what: str) -> Iterator[None]:
-    """Turn whatever transformers raises into ModelLoadFailed; its own text goes to the log."""
-    try:
-        yield
-    except MemoryError:
-        raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None
-    except Exception as error:
-        log.warning("%s: %s", spec.id, what, exc_info=True)
-        if "out of memory" in str(error).lower():
-            raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None
-        raise ModelLoadFailed(f"{spec.id}: {what} ({type(error).__name__}).") from None

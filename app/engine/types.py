@@ -53,19 +53,24 @@ class ChatRequest:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
     stream: bool = False
     include_usage: bool = False
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. Temperature 0 is greedy; top_k 0 is off; seed None draws a fresh one."""
+    """How the next token is drawn. Temperature 0 is greedy; top_k 0 and min_p 0 are off; seed None draws a
+    fresh one; top_logprobs None tells no log probabilities.
+    """
 
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class GenerationRequest:
     sampling: Sampling
     max_tokens: int | None = None
     max_tokens_param: str = "max_tokens"
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class ModelSpec:
     source: str
     engine: str = "transformers"
     dtype: str = "auto"
+    quantization: str = "none"
     device: str = "auto"
     modalities: tuple[str, ...] = ("text",)
     context_length: int | None = None
@@ -107,11 +114,22 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Logprobs:
+    """The log probability (nats) of a token in the model's own distribution, before temperature and all else,
+    and the likeliest tokens with theirs.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Token:
     """One generated token and the text that it completes, which may be empty."""
 
     id: int
     text: str
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -134,10 +152,13 @@ Progress = Callable[[str, float], None]
 
 
 class Generation(Protocol):
-    """A running generation. Iterating it raises whatever was raised in its worker; `cancel` is idempotent."""
+    """A running generation. Iterating it raises whatever was raised in its worker; `cancel` is idempotent.
+    `cached_tokens` are those of the prompt that were known and not computed again, once it runs.
+    """
 
     prompt_tokens: int
     image_tokens: int
+    cached_tokens: int
 
     def __iter__(self) -> Iterator[Event]: ...
 

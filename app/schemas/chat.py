@@ -35,7 +35,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (),
     "stop_token_ids": ([],),
     "min_tokens": (0,),
-    "ignore_eos": (False,),
     "enable_thinking": (),
     "reasoning_effort": (),
     "max_thinking_tokens": (),
@@ -79,6 +78,7 @@ class ChatSchema(Body):
     top_p = Number(above=0, high=1, allow_none=True)
     seed = Integer(low=-(2**63), high=2**63 - 1, allow_none=True)
     stop = Stop(allow_none=True)
+    ignore_eos = Flag(allow_none=True)
     stream = Flag(allow_none=True)
     stream_options = fields.Nested(StreamOptionsSchema, allow_none=True)
     user = Text(**NO_MEANING)
@@ -126,6 +126,7 @@ class ChatSchema(Body):
             top_p=given.get("top_p"),
             seed=given.get("seed"),
             stop=given.get("stop", ()),
+            ignore_eos=given.get("ignore_eos", False),
             stream=given.get("stream", False),
             include_usage=bool(options.get("include_usage")),
         )

@@ -146,7 +146,8 @@ class Completion:
                 self._reason = "stop" if self._stops.found else event.reason
 
     def _usage(self) -> Usage:
-        return Usage(*self._counts(), self._generation.image_tokens)
+        generation = self._generation
+        return Usage(*self._counts(), generation.image_tokens, generation.cached_tokens)
 
     def _counts(self) -> tuple[int, int]:
         return self._generation.prompt_tokens, self._tokens

@@ -74,6 +74,7 @@ def resolve(
         sampling=_sampling(request, engine.defaults),
         max_tokens=request.max_tokens,
         max_tokens_param=request.max_tokens_param,
+        ignore_eos=request.ignore_eos,
     )
 
 

@@ -21,14 +21,16 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     image_tokens: int = 0
+    cached_tokens: int = 0
 
     def body(self) -> dict[str, Any]:
         """OpenAI's usage object."""
+        details = {"cached_tokens": self.cached_tokens, "image_tokens": self.image_tokens}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": self.image_tokens},
+            "prompt_tokens_details": details,
         }
 
 

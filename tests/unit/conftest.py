@@ -55,6 +55,7 @@ class ScriptedGeneration:
 
     prompt_tokens = 5
     image_tokens = 3
+    cached_tokens = 2
 
     def __init__(self, script: Sequence[Step]) -> None:
         self._script = script

@@ -48,6 +48,7 @@ def test_a_whole_answer(house: House) -> None:
     assert body["usage"]["prompt_tokens"] == 5
     assert body["usage"]["completion_tokens"] == 3
     assert body["usage"]["prompt_tokens_details"]["image_tokens"] == 3
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 2
     assert free(house)
 
 

@@ -41,11 +41,16 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"engine"},
     "gunicorn": {"root"},
 }
-TENSOR_FILES = {
-    f"app/engine/{name}.py"
-    for name in ("generate", "sampling", "loader", "encode", "torchvision_cpu", "remote_code", "progress")
+LAZY_FILES = {
+    f"app/engine/{name}.py" for name in ("loader", "checkpoint", "progress", "torchvision_cpu", "remote_code")
 }
-LAZY_FILES = {f"app/engine/{name}.py" for name in ("loader", "progress", "torchvision_cpu", "remote_code")}
+EAGER_FILES = {
+    f"app/engine/{name}.py"
+    for name in (
+        "attention", "batch", "cache", "decoder", "embedding", "encode", "generate", "linear", "sampling",
+        "vision",
+    )
+}  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
 
 
@@ -114,7 +119,7 @@ def test_only_the_tensor_files_touch_torch_and_transformers() -> None:
     users = {
         name for name in NAMES if TENSOR_MODULES & {found.split(".")[0] for found in imports(TREES[name])}
     }
-    assert users <= TENSOR_FILES
+    assert users <= LAZY_FILES | EAGER_FILES
 
 
 @pytest.mark.parametrize("name", sorted(LAZY_FILES))
@@ -122,11 +127,10 @@ def test_the_loader_imports_tensors_only_inside_functions(name: str) -> None:
     assert not at_start(TREES[name]) & TENSOR_MODULES
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - LAZY_FILES))
-def test_tensor_files_are_imported_by_the_loader_alone(name: str) -> None:
-    tensors = {"engine.generate", "engine.sampling"}
-    found = {module for module in ours(name) if any(module.startswith(one) for one in tensors)}
-    assert not found or name == "app/engine/generate.py"
+@pytest.mark.parametrize("name", sorted(set(NAMES) - LAZY_FILES - EAGER_FILES))
+def test_tensor_files_are_imported_by_the_loader_and_each_other_alone(name: str) -> None:
+    tensors = {file.removeprefix("app/").removesuffix(".py").replace("/", ".") for file in EAGER_FILES}
+    assert not {module for module in ours(name) if any(module.startswith(one) for one in tensors)}
 
 
 def test_starting_the_process_imports_neither_torch_nor_transformers() -> None:

@@ -32,7 +32,7 @@ from app.engine.types import (
     TextPart,
     Token,
 )
-from app.errors import ApiError, ModelLoadFailed, ModelNotFound, OutOfMemory
+from app.errors import ApiError, ContextLengthExceeded, ModelLoadFailed, ModelNotFound, OutOfMemory
 from tests.unit.conftest import remote_code_in
 
 Tiny = Callable[[str], pathlib.Path]
@@ -382,16 +382,19 @@ def test_the_number_format_is_as_asked_else_as_stored(tiny: Tiny, dtype: str, by
     assert engine.memory_bytes() == pytest.approx(size_of(tiny("qwen2")) / 4 * bytes_each, rel=0.05)
 
 
-@pytest.mark.parametrize(("fast", "bytes_each"), [(True, 2), (False, 4)])
-def test_sixteen_bits_are_kept_where_the_processor_is_fast_in_them(
-    copy: Copy, monkeypatch: pytest.MonkeyPatch, fast: bool, bytes_each: int
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_sixteen_bits_are_kept_whatever_the_processor_computes_in(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: torch.dtype
 ) -> None:
     folder = copy("qwen3_vl")
     halve(folder)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: fast)
-    engine = load(spec_of(folder))
-    assert engine.memory_bytes() == pytest.approx(size_of(folder) / 2 * bytes_each, rel=0.05)
+    engine: Any = load(spec_of(folder))
+    assert engine._model.dtype == dtype
+    linear_layers = [layer for layer in engine._model.modules() if hasattr(layer, "bytes")]
+    assert sum(layer.bytes for layer in linear_layers) > 0.3 * size_of(folder) / 2
+    assert not any(type(layer) is torch.nn.Linear for layer in engine._model.modules())
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:9", "mps"])
@@ -476,3 +479,26 @@ def test_there_is_at_least_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pathlib.Path, "read_text", lambda *_, text=text, **__: text)
         assert machine.usable_cores() == expected
         monkeypatch.undo()
+
+
+def test_the_kv_cache_limits_what_a_request_may_ask_for(tiny: Tiny) -> None:
+    engine = loader.load(spec_of(tiny("qwen2")), lambda what, share: None, max_concurrent=4, kv_bytes=40_000)
+    assert 20 < engine.context_length < 300
+    request = GenerationRequest(
+        (Message("user", (TextPart("hello"),)),), Sampling(), max_tokens=engine.context_length
+    )
+    with pytest.raises(ContextLengthExceeded, match=f"{engine.context_length} tokens"):
+        engine.submit(request)
+    engine.close()
+
+
+def test_a_kv_cache_without_room_for_a_token_is_no_memory(tiny: Tiny) -> None:
+    with pytest.raises(OutOfMemory, match="KV cache"):
+        loader.load(spec_of(tiny("qwen2")), lambda what, share: None, max_concurrent=4, kv_bytes=10)
+
+
+def test_int8_loads_and_answers(tiny: Tiny) -> None:
+    engine = load(replace(spec_of(tiny("qwen2")), quantization="int8"))
+    request = GenerationRequest((Message("user", (TextPart("hello"),)),), Sampling(temperature=0.0), 5)
+    assert len([event for event in engine.submit(request) if isinstance(event, Token)]) in range(1, 6)
+    engine.close()

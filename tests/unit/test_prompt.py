@@ -34,12 +34,20 @@ FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, m
 @pytest.mark.parametrize(
     ("given", "defaults", "expected"),
     [
-        ({}, Defaults(), Sampling(prompt.TEMPERATURE, 1.0, 0, 1.0, None)),
-        ({}, FULL, Sampling(0.3, 0.8, 20, 1.05, None)),
-        ({"temperature": 1.5, "top_p": 0.5, "seed": 3}, FULL, Sampling(1.5, 0.5, 20, 1.05, 3)),
-        ({"temperature": 0.0, "seed": 0}, FULL, Sampling(0.0, 0.8, 20, 1.05, 0)),
-        ({}, replace(FULL, temperature=0.0, top_k=0), Sampling(0.0, 0.8, 0, 1.05, None)),
-        ({"top_p": 1.0}, FULL, Sampling(0.3, 1.0, 20, 1.05, None)),
+        ({}, Defaults(), Sampling(prompt.TEMPERATURE, 1.0, 0, repetition_penalty=1.0, seed=None)),
+        ({}, FULL, Sampling(0.3, 0.8, 20, repetition_penalty=1.05, seed=None)),
+        (
+            {"temperature": 1.5, "top_p": 0.5, "seed": 3},
+            FULL,
+            Sampling(1.5, 0.5, 20, repetition_penalty=1.05, seed=3),
+        ),
+        ({"temperature": 0.0, "seed": 0}, FULL, Sampling(0.0, 0.8, 20, repetition_penalty=1.05, seed=0)),
+        (
+            {},
+            replace(FULL, temperature=0.0, top_k=0),
+            Sampling(0.0, 0.8, 0, repetition_penalty=1.05, seed=None),
+        ),
+        ({"top_p": 1.0}, FULL, Sampling(0.3, 1.0, 20, repetition_penalty=1.05, seed=None)),
     ],
 )
 def test_the_request_comes_first_then_the_model_then_the_server(

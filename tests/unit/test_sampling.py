@@ -113,3 +113,41 @@ def test_a_token_that_is_closed_is_never_drawn() -> None:
     closed[0, :3] = -torch.inf
     assert 0 not in draws(Sampling(temperature=2.0, seed=1), 200, closed)
     assert set(draws(Sampling(temperature=2.0, seed=1), 200, closed)) <= {3, 4, 5}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("size", [6, 1000])
+def test_min_p_keeps_what_transformers_keeps(size: int, top_p: float) -> None:
+    from transformers import MinPLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(1, size, generator=torch.Generator().manual_seed(size)) * 2
+    scores = TopPLogitsWarper(top_p)(NONE, logits.clone()) if top_p < 1 else logits
+    wanted = set(MinPLogitsWarper(0.15)(NONE, scores.clone())[0].isfinite().nonzero()[:, 0].tolist())
+    found = set(draws(Sampling(1.0, top_p=top_p, min_p=0.15, seed=1), 1500, logits))
+    assert found <= wanted
+    assert len(found) >= 0.8 * len(wanted)
+
+
+def test_a_small_min_p_still_draws_beyond_the_sorted_candidates() -> None:
+    logits = torch.zeros(1, 5000)
+    found = draws(Sampling(1.0, min_p=0.5, seed=3), 60, logits)
+    assert len(set(found)) > 50
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.7])
+def test_log_probabilities_are_the_models_own(temperature: float) -> None:
+    sampling = Sampling(temperature, top_k=3, repetition_penalty=1.8, top_logprobs=3, seed=2)
+    sampler = Sampler(sampling)
+    seen: Any = torch.tensor([[0, 1]])
+    chosen = int(sampler(seen, LOGITS).argmax())
+    wanted = LOGITS.log_softmax(-1)[0]
+    assert sampler.logprobs is not None
+    assert sampler.logprobs.logprob == pytest.approx(float(wanted[chosen]))
+    assert [token for token, _ in sampler.logprobs.top] == [0, 1, 2]
+    assert [share for _, share in sampler.logprobs.top] == pytest.approx(wanted[:3].tolist())
+
+
+def test_nobody_pays_for_log_probabilities_unasked() -> None:
+    sampler = Sampler(Sampling(1.0))
+    sampler(NONE, LOGITS)
+    assert sampler.logprobs is None

@@ -19,6 +19,8 @@ OTHER: dict[str, Any] = {
     "port": 9000,
     "device": "cuda:1",
     "dtype": "bfloat16",
+    "quantization": "int8",
+    "kv_cache_gb": 1.5,
     "max_concurrent": 7,
     "max_queue": 9,
     "request_timeout": 12.5,

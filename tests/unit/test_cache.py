@@ -1,0 +1,126 @@
+"""The KV cache's room: extents never overlap, known beginnings are found, the oldest goes first."""
+
+import itertools
+import random
+
+import pytest
+
+from tests import tiny_models  # prepares torchvision
+
+# isort: split
+import torch
+
+from app.engine.cache import Extent, KVCache
+
+assert tiny_models
+
+
+def cache(tokens: int) -> KVCache:
+    return KVCache(1, 1, 1, tokens=tokens, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def keys(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def reserve(some: KVCache, wanted: torch.Tensor, tokens: int) -> tuple[Extent, int]:
+    """Take room that must be there and write the keys into it, as a computed prompt would."""
+    place = some.reserve(wanted, tokens)
+    assert place is not None
+    extent, _ = place
+    some.store[0, extent.start : extent.start + len(wanted), 0, 0] = wanted.float()
+    return place
+
+
+def held(some: KVCache, extent: Extent, count: int) -> list[float]:
+    values: list[float] = some.store[0, extent.start : extent.start + count, 0, 0].tolist()
+    return values
+
+
+def test_what_does_not_fit_beside_the_running_waits() -> None:
+    some = cache(10)
+    first, _ = reserve(some, keys(1), 6)
+    assert some.reserve(keys(2), 5) is None
+    assert some.reserve(keys(2), 4) is not None
+    some.retire(first, keys(1))
+    assert some.reserve(keys(3), 5) is not None
+
+
+def test_a_finished_beginning_is_taken_up_where_it_lies() -> None:
+    some = cache(100)
+    extent, known = reserve(some, keys(1, 2, 3), 10)
+    assert known == 0
+    some.retire(extent, keys(1, 2, 3, 4))
+    again, known = reserve(some, keys(1, 2, 3, 4, 5, 6), 20)
+    assert (again.start, again.size, known) == (extent.start, 20, 4)
+
+
+def test_the_last_token_is_never_taken_as_known() -> None:
+    some = cache(100)
+    extent, _ = reserve(some, keys(1, 2, 3), 5)
+    some.retire(extent, keys(1, 2, 3))
+    assert reserve(some, keys(1, 2, 3), 5)[1] == 2
+
+
+def test_a_beginning_that_another_one_still_uses_is_copied() -> None:
+    some = cache(100)
+    first, _ = reserve(some, keys(7, 8, 9), 10)
+    first.keys = keys(7, 8, 9)
+    second, known = reserve(some, keys(7, 8, 1), 10)
+    assert known == 2
+    assert second.start >= first.start + first.size
+    assert held(some, second, 2) == [7.0, 8.0]
+
+
+def test_a_long_conversation_is_not_given_up_for_a_short_common_beginning() -> None:
+    some = cache(100)
+    talk, _ = reserve(some, keys(1, 2, 3, 4, 5, 6), 10)
+    some.retire(talk, keys(1, 2, 3, 4, 5, 6))
+    other, known = reserve(some, keys(1, 2, 9), 5)
+    assert known == 2
+    assert other.start != talk.start
+    assert some.longest_prefix(keys(1, 2, 3, 4, 5, 6, 7))[1] == 6
+
+
+def test_the_least_recently_finished_is_forgotten_first() -> None:
+    some = cache(10)
+    for number in (1, 2):
+        extent, _ = reserve(some, keys(number, number), 5)
+        some.retire(extent, keys(*[number] * 5))
+    reserve(some, keys(3), 4)
+    assert some.longest_prefix(keys(1, 1, 1))[1] == 0
+    assert some.longest_prefix(keys(2, 2, 2))[1] == 2
+
+
+def test_what_failed_leaves_nothing_behind() -> None:
+    some = cache(10)
+    extent, _ = reserve(some, keys(1, 2), 10)
+    some.retire(extent, keys())
+    assert some.held() == 0
+    assert some.longest_prefix(keys(1, 2, 3))[1] == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_extents_never_overlap_and_known_tokens_hold_what_was_written(seed: int) -> None:
+    rng = random.Random(seed)
+    some = cache(300)
+    running: list[tuple[Extent, torch.Tensor]] = []
+    for _ in range(400):
+        if running and rng.random() < 0.5:
+            extent, written = running.pop(rng.randrange(len(running)))
+            assert held(some, extent, len(written)) == written.tolist()
+            some.retire(extent, written[: rng.randint(0, len(written))])
+            continue
+        wanted = keys(*[rng.randint(1, 2) for _ in range(rng.randint(1, 20))])
+        place = some.reserve(wanted, len(wanted) + rng.randint(1, 60))
+        if place is None:
+            assert running
+            continue
+        extent, known = place
+        assert held(some, extent, known) == wanted[:known].tolist()
+        some.store[0, extent.start : extent.start + len(wanted), 0, 0] = wanted.float()
+        extent.keys = wanted
+        running.append((extent, wanted))
+        spans = sorted((one.start, one.start + one.size) for one, _ in running)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+        assert spans[-1][1] <= some.tokens
