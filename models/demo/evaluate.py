@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.engine import torchvision_cpu
+from app.engine import linear, torchvision_cpu
 from models.demo import chatter, fonts
 from models.demo.dialogues import Dialogue, DialogueSampler, as_messages
 from models.demo.draw import draw_clip, draw_scene
@@ -115,17 +115,16 @@ def cases(skill: str, language: Language, count: int, seed: str = "held out") ->
 class Model:
     """The loaded weights with their processor."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, quantization: str = "none") -> None:
         torchvision_cpu.prepare()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.processor: Any = AutoProcessor.from_pretrained(folder)
         self.model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())  # tied ones once
+        if quantization != "none":
+            linear.prepare(self.model, torch.float32, quantization)
         self.size = (folder / "model.safetensors").stat().st_size
-
-    def parameters(self) -> int:
-        """The number of parameters, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def prompt(self, dialogue: Dialogue) -> str:
         """What the model is to continue: the dialogue up to its last question."""
@@ -193,11 +192,12 @@ def main() -> None:
     parser.add_argument("--skill", action="append", choices=SKILLS, help="only this one; may be repeated")
     parser.add_argument("--weights", type=pathlib.Path, default=WEIGHTS, help="folder of the model")
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
+    parser.add_argument("--quantization", choices=("none", "int8"), default="none")
     parser.add_argument("--show", action="store_true", help="print the wrong answers")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = Model(arguments.weights)
-    print(f"{model.parameters():,} parameters, {model.size / 1e6:.1f} MB")
+    model = Model(arguments.weights, arguments.quantization)
+    print(f"{model.parameters:,} parameters, {model.size / 1e6:.1f} MB")
     print(f"held-out fonts: {', '.join(fonts.available(held_out=True))}")
     print(f"{'skill':<16} {'en':>7} {'zh':>7}   ({arguments.count} questions each)")
     started = time.monotonic()
