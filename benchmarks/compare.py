@@ -4,7 +4,8 @@ usage: python benchmarks/compare.py --text FOLDER --vision FOLDER [--runs 3] [--
            [--peer NAME=COMMAND …] [--only text|vision] [--flags "FLAGS OF OURS"]
 
 A peer's COMMAND gets the model's folder and a port appended, serves the model on 127.0.0.1 and prints its
-process id when it answers. All servers are started once; those not being measured are stopped by signal.
+process id when it answers. All servers are started once; peers that are not being measured are stopped by
+signal (ours has nothing to do then, and its arbiter would take a stopped worker for a hung one).
 Prints a table of medians with the ratio to ours, and appends every run to --out as JSON lines.
 """
 
@@ -29,6 +30,7 @@ import psutil
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOAD = ROOT / "benchmarks" / "load.py"
+OURS = "vlserve"
 POINTS = {"text": (1, 8, 32), "vision": (1, 8, 16)}
 START = 300.0  # seconds that a server may take to start
 
@@ -42,6 +44,11 @@ class Server:
     model: str
     process: psutil.Process
     plain: bool = False
+
+    def pause(self, number: signal.Signals) -> None:
+        """Stop or continue a peer."""
+        if self.name != OURS:
+            self.signal(number)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and all its children."""
@@ -64,7 +71,7 @@ def ours(folder: str, port: int, flags: list[str]) -> Server:
             request = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)  # noqa: S310
             urllib.request.urlopen(request, timeout=START).read()  # noqa: S310 - our own server
             name = pathlib.Path(folder).name
-            return Server("vlserve", url, name, psutil.Process(process.pid))
+            return Server(OURS, url, name, psutil.Process(process.pid))
         time.sleep(0.2)
     raise RuntimeError("our server did not start")
 
@@ -91,11 +98,10 @@ def running(arguments: argparse.Namespace, kind: str) -> Iterator[list[Server]]:
     servers: list[Server] = []
     try:
         servers.append(ours(folder, 8701, shlex.split(arguments.flags)))
-        servers[-1].signal(signal.SIGSTOP)
         for index, given in enumerate(arguments.peer):
             name, _, command = given.partition("=")
             servers.append(peer(name, command, folder, 8711 + index))
-            servers[-1].signal(signal.SIGSTOP)
+            servers[-1].pause(signal.SIGSTOP)
         yield servers
     finally:
         for server in servers:
@@ -109,11 +115,11 @@ def load(server: Server, streams: int, arguments: argparse.Namespace, vision: bo
     command += ["--image-size", "448"] if vision else []
     command += ["--plain"] if server.plain else []
     command += ["--requests", str(max(4, 2 * streams))]
-    server.signal(signal.SIGCONT)
+    server.pause(signal.SIGCONT)
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=900, check=True)
     finally:
-        server.signal(signal.SIGSTOP)
+        server.pause(signal.SIGSTOP)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
@@ -142,8 +148,8 @@ def report(kind: str, rows: list[dict[str, Any]]) -> None:
             for name in names
         }
         for name, found in median.items():
-            speed = median["vlserve"]["tok_s"] / found["tok_s"]
-            first = median["vlserve"]["ttft_p50_ms"] / found["ttft_p50_ms"]
+            speed = median[OURS]["tok_s"] / found["tok_s"]
+            first = median[OURS]["ttft_p50_ms"] / found["ttft_p50_ms"]
             print(
                 f"{streams:4} streams  {name:24} {found['tok_s']:7.1f} ({found['ttft_p50_ms']:8.1f} "
                 f"{found['itl_p50_ms']:7.1f})  {speed:5.2f} x, TTFT {first:5.2f} x"

@@ -86,10 +86,6 @@ class Embedder:
             list(deepstack),
         )
 
-    def table_bytes(self) -> int:
-        """Bytes of the embeddings, of which a step reads next to nothing."""
-        return int(self._table.weight.numel() * self._table.weight.element_size())
-
     def tokens(self, ids: Sequence[int], positions: Sequence[int]) -> Prompt:
         """Tokens at their positions."""
         places = torch.tensor([positions], dtype=torch.long, device=self.device)

@@ -1,9 +1,10 @@
 """Linear layers in the form that a device multiplies fastest, chosen when a model loads.
 
-On a CPU: oneDNN's packed weights, in bfloat16 where there are instructions for it; for 16-bit weights where
-there are none, FBGEMM's float16 with float32 activations, since bfloat16 gains nothing from a batch there;
-oneDNN's int8 where that is asked for; plain layers where this torch lacks an operator. Everywhere: layers of
-one input (query, key and value; gate and up) are one product. The figures are in docs/performance.md.
+On a CPU: oneDNN's packed weights, in bfloat16 where there are instructions for it, and FBGEMM's float16
+beside them for a few tokens if there is memory for both; float16 alone, with float32 activations, where there
+are none, since bfloat16 gains nothing from a batch there; oneDNN's int8 where that is asked for; plain layers
+where this torch lacks an operator. Everywhere: layers of one input (query, key and value; gate and up) are
+one product. The figures are in docs/performance.md.
 """
 
 import logging
@@ -14,10 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from app.engine.machine import free_memory
+
 log = logging.getLogger(__name__)
 
 JOINT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that transformers' modules call one after another, in this order, with the same input."""
+FEW = 4
+"""Up to so many tokens are multiplied faster by float16 weights than by bfloat16 ones."""
+TWIN_SHARE = 0.25
+"""Weights are kept in both forms if the second one takes at most this share of the free memory."""
 
 
 def multiplies_bfloat16() -> bool:
@@ -65,6 +72,27 @@ class HalfLinear(_Packed):
         """(…, in features) to (…, out features)."""
         product: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, self._weight)
         return product
+
+
+class TwinLinear(nn.Module):
+    """A linear layer in both forms: oneDNN's bfloat16 is the fastest for many tokens, but for a few it reads
+    the weights slower than the memory gives them; FBGEMM's float16 does not.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.many, self.few = PackedLinear(weight, bias), HalfLinear(weight, bias)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Asked for its number format."""
+        return torch.as_tensor(self.many.weight)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(…, in features) to (…, out features)."""
+        if inputs.numel() > FEW * inputs.shape[-1]:
+            return torch.as_tensor(self.many(inputs))
+        return torch.as_tensor(self.few(inputs.float())).to(inputs.dtype)
 
 
 class Int8Linear(_Packed):
@@ -149,6 +177,8 @@ def prepare(model: nn.Module, dtype: torch.dtype, quantization: str = "none") ->
     """
     precise = _kind(next(model.parameters()), dtype)
     coarse = precise if quantization == "none" else _quantized(next(model.parameters()))
+    if coarse is PackedLinear and dtype == torch.bfloat16 and _has_room_for_twins(model):
+        coarse = TwinLinear
     for path, parent in list(model.named_modules()):
         kind = precise if "vis" in path else coarse
         _flatten_patches(parent, kind)
@@ -190,6 +220,12 @@ def _kind(stored: torch.Tensor, dtype: torch.dtype) -> Any:
         log.info("linear layers stay as they are: %s", error)
         return _plain
     return kind
+
+
+def _has_room_for_twins(model: nn.Module) -> bool:
+    size = sum(weight.numel() * 2 for weight in model.parameters())
+    half = _kind(torch.empty(0, dtype=torch.bfloat16), torch.float32)
+    return half is HalfLinear and size < TWIN_SHARE * free_memory()
 
 
 def _quantized(stored: torch.Tensor) -> type[Int8Linear]:

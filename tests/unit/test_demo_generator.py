@@ -124,7 +124,7 @@ def test_yes_and_no_are_true() -> None:
         assert turn is not None
         head, rest = turn.answer.split(", ", 1)
         drawn = [f"{item.colour} {item.shape}" for item in scene.items]
-        drawn += [word for item in scene.items for word in (item.shape, f"{item.colour} object")]
+        drawn += [word for item in scene.items for word in (item.shape, f"{item.colour} object", "object")]
         named = {
             name
             for name in (*drawn, *_all_kinds())
@@ -138,7 +138,7 @@ def test_yes_and_no_are_true() -> None:
 
 def _all_kinds() -> list[str]:
     pairs = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    return [*pairs, *SHAPES, *(f"{colour} object" for colour in COLOURS)]
+    return [*pairs, *SHAPES, *(f"{colour} object" for colour in COLOURS), "object"]
 
 
 def test_counts_add_up() -> None:

@@ -27,7 +27,7 @@ def render(model: evaluate.Model, messages: list[dict[str, Any]], **options: Any
 
 
 def test_parameters_and_size(model: evaluate.Model) -> None:
-    assert 1_000_000 < model.parameters() <= architecture.MAX_PARAMETERS
+    assert 1_000_000 < model.parameters <= architecture.MAX_PARAMETERS
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 16_000_000
     assert model.model.config.model_type == "qwen3_vl"
     assert type(model.model).__name__ == "Qwen3VLForConditionalGeneration"

@@ -49,12 +49,14 @@ class Model:
         self.gate.set()
         self.error: BaseException | None = None
         self.configs: list[Any] = []
+        self.samplers: list[Any] = []
         self.request_ids: list[str] = []
 
     def generate(self, **options: Any) -> None:
         assert torch.is_inference_mode_enabled()
         config, ids, streamer = options["generation_config"], options["input_ids"], options["streamer"]
         self.configs.append(config)
+        self.samplers += options["logits_processor"]
         self.request_ids.append(telemetry.request_id.get())
         streamer.put(ids)
         for _ in range(config.max_new_tokens):
@@ -68,6 +70,9 @@ class Model:
 
     def parameters(self) -> list[torch.Tensor]:
         return [torch.zeros(10), torch.zeros(3, dtype=torch.float16)]
+
+    def modules(self) -> list[Any]:
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,7 @@ def test_a_prompt_that_cannot_be_is_refused_in_the_callers_thread(
 def test_each_request_brings_its_own_configuration(engine: TransformersEngine, model: Model) -> None:
     list(engine.submit(replace(REQUEST, sampling=Sampling(temperature=0.0, repetition_penalty=1.3))))
     list(engine.submit(REQUEST))
-    assert [config.repetition_penalty for config in model.configs] == [1.3, 1.0]
+    assert [len(sampler.processors) for sampler in model.samplers] == [1, 0]
     assert [config.do_sample for config in model.configs] == [False, False]
     assert model.configs[0].eos_token_id == [1, 2]
 

@@ -139,12 +139,16 @@ def test_a_convolution_of_whole_patches_is_a_product() -> None:
     assert not isinstance(patches.proj, nn.Conv3d)
 
 
-def test_packed_weights_are_counted() -> None:
+@pytest.mark.parametrize(("free", "copies"), [(10**12, 2), (0, 1)])
+def test_packed_weights_are_counted_and_doubled_where_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int, copies: int
+) -> None:
+    monkeypatch.setattr(linear, "free_memory", lambda: free)
     prepared = block(torch.bfloat16)
     before = sum(weight.numel() * weight.element_size() for weight in prepared.parameters())
     linear.prepare(prepared, torch.bfloat16)
     after = sum(weight.numel() * weight.element_size() for weight in prepared.parameters())
-    assert 0.9 * before < after + linear.packed_bytes(prepared) <= 1.1 * before
+    assert after + linear.packed_bytes(prepared) == pytest.approx(copies * before, rel=0.1)
 
 
 def test_without_the_operator_layers_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
