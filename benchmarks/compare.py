@@ -109,9 +109,12 @@ def running(arguments: argparse.Namespace, kind: str) -> Iterator[list[Server]]:
             server.signal(signal.SIGTERM)
 
 
-def load(server: Server, streams: int, arguments: argparse.Namespace, vision: bool) -> dict[str, Any]:
-    """One run of the load at a server, which runs for just so long."""
-    command = [sys.executable, str(arguments.load), server.url, server.model, str(streams), "64"]
+def load(
+    server: Server, streams: int, arguments: argparse.Namespace, vision: bool, run: int
+) -> dict[str, Any]:
+    """One run of the load at a server, which runs for just so long; each run has prompts of its own."""
+    command = [sys.executable, str(LOAD), server.url, server.model, str(streams), "64"]
+    command += ["--seed", str(run)]
     command += ["--image-size", "448"] if vision else []
     command += ["--plain"] if server.plain else []
     command += ["--requests", str(max(4, 2 * streams))]
@@ -167,7 +170,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--points", type=int, nargs="+", help="streams at once, instead of the usual ones")
     parser.add_argument("--flags", default="", help="of our server")
-    parser.add_argument("--load", type=pathlib.Path, default=LOAD, help="the load generator")
     parser.add_argument("--out", type=pathlib.Path, help="file that every run is appended to")
     arguments = parser.parse_args()
     print(machine())
@@ -179,7 +181,7 @@ def main() -> None:
             for run in range(arguments.runs):
                 for streams in arguments.points or POINTS[kind]:
                     for server in servers:
-                        row = load(server, streams, arguments, kind == "vision")
+                        row = load(server, streams, arguments, kind == "vision", run)
                         row |= {"server": server.name, "kind": kind, "run": run, "machine": machine()}
                         rows.append(row)
                         print(json.dumps(row), flush=True)

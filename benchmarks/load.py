@@ -1,7 +1,7 @@
 """Load an OpenAI-compatible server with streamed chats; prints one line of JSON.
 
 usage: python benchmarks/load.py URL MODEL STREAMS MAX_TOKENS [--requests N] [--words N] [--image-size PIXELS]
-           [--same-image] [--plain]
+           [--same-image] [--seed N] [--plain]
 
 `tok_s` counts the server's own usage.completion_tokens where the stream has it, else chunks with text
 (--plain: without fields beyond OpenAI's). Times are in ms.
@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 from PIL import Image, ImageDraw
 
 WORDS = ("model", "server", "image", "token", "stream", "cache", "thread", "memory", "python", "answer")
@@ -33,7 +33,7 @@ class Answer:
     error: str = ""
 
 
-def picture(size: int, seed: int) -> str:
+def picture(size: int, seed: str) -> str:
     """A square PNG with some discs, as a data: URL."""
     rng = random.Random(seed)
     image = Image.new("RGB", (size, size), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
@@ -48,12 +48,12 @@ def picture(size: int, seed: int) -> str:
 
 
 def body(arguments: argparse.Namespace, number: int) -> dict[str, Any]:
-    """The request of a number: always the same for the same number."""
-    rng = random.Random(number)
+    """The request of a number: always the same for the same seed and number."""
+    rng = random.Random(f"{arguments.seed}/{number}")
     text = " ".join(rng.choice(WORDS) for _ in range(arguments.words)) + f" {number}"
     content: Any = text
     if arguments.image_size:
-        url = picture(arguments.image_size, 0 if arguments.same_image else number)
+        url = picture(arguments.image_size, f"{arguments.seed}/{0 if arguments.same_image else number}")
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     request: dict[str, Any] = {
         "model": arguments.model,
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("max_tokens", type=int)
     parser.add_argument("--requests", type=int, help="in all; by default twice the streams")
     parser.add_argument("--words", type=int, default=60, help="length of the prompt")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts: the same ones may be cached")
     parser.add_argument("--image-size", type=int, help="add a square PNG of this side to each request")
     parser.add_argument("--same-image", action="store_true")
     parser.add_argument("--plain", action="store_true", help="OpenAI's fields only")
