@@ -52,7 +52,7 @@ class Bench:
     def __init__(self, folder: str, quantization: str) -> None:
         spec = ModelSpec("bench", str(Path(folder).resolve()), quantization=quantization)
         self.engine: Any = loader.load(spec, lambda what, share: None, max_concurrent=32)
-        loop = self.engine._loop
+        loop = vars(self.engine)["_loop"]
         if loop is None:
             raise SystemExit("this model is not batched")
         self.decoder, self.cache = loop._decoder, loop._cache
