@@ -6,6 +6,7 @@ A field's environment variable is VLSERVE_ and its name in capitals; dashes and 
 
 import argparse
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -68,6 +69,7 @@ class Settings:
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
         "-d",
+        "--devid",
         pattern=DEVICE,
         metavar="DEVICE",
     )
@@ -247,6 +249,8 @@ def _nearest_case(text: str, choices: tuple[str, ...]) -> str:
 
 def _check(row: Field[Any], value: Any) -> None:
     name = f"{flags(row)[0]} {value}"
+    if isinstance(value, float) and math.isinf(value):
+        raise SettingsError(f"{name}: must be finite")
     low, high, choices = row.metadata["low"], row.metadata["high"], row.metadata["choices"]
     if low is not None and not value >= low:  # `not >=` refuses NaN as well
         raise SettingsError(f"{name}: the least is {low:g}")

@@ -112,9 +112,9 @@ def running(arguments: argparse.Namespace, kind: str) -> Iterator[list[Server]]:
 def load(
     server: Server, streams: int, arguments: argparse.Namespace, vision: bool, run: int
 ) -> dict[str, Any]:
-    """One run of the load at a server, which runs for just so long; each run has prompts of its own."""
+    """One run of the load at a server, which runs for just so long; nothing of it was asked before."""
     command = [sys.executable, str(LOAD), server.url, server.model, str(streams), "64"]
-    command += ["--seed", str(run)]
+    command += ["--seed", str(1000 * run + streams)]
     command += ["--image-size", "448"] if vision else []
     command += ["--plain"] if server.plain else []
     command += ["--requests", str(max(4, 2 * streams))]

@@ -16,8 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from app.errors import InvalidRequest
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-MAX_ASPECT_RATIO = 180
-"""Qwen-VL's processors refuse pictures longer than 200 times their width; longer ones are padded to this."""
+MAX_ASPECT_RATIO = 40
+"""Longer pictures are padded to so many times their width: Qwen-VL's processors refuse those over 200, and
+the demo model sees in thin ones what is not there."""
 MAX_PADDED_SIDE = 4096
 """The length to which such a picture is scaled first: a padded line of a million pixels takes gigabytes."""
 DATA_URL = re.compile(
