@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from app.engine import remote_code
 from app.engine.types import ImagePart, Message
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ModelLoadFailed
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class PromptEncoder:
         ]
         try:
             inputs = self._encode(conversation, [part.image for part in _pictures(messages)])
+        except TemplateSyntaxError as error:
+            raise ModelLoadFailed(f"The model's chat template is broken: {error}.") from None
         except TemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses this: {error}", param="messages"

@@ -42,8 +42,16 @@ class ImagePartSchema(Body):
     image = Text(required=True, least=1)
 
 
+class RefusalPartSchema(Body):
+    """{"type": "refusal", "refusal": …}, what OpenAI's models say when they will not; a text here."""
+
+    type = Text(required=True)
+    refusal = Text(required=True)
+
+
 PARTS: dict[str, Schema] = {
     "text": TextPartSchema(),
+    "refusal": RefusalPartSchema(),
     "image_url": ImageUrlPartSchema(),
     "image": ImagePartSchema(),
 }
@@ -109,8 +117,8 @@ def _part(part: Any, place: str) -> Part:
     if kind == "image_url" and isinstance(part.get("image_url"), str):
         part = part | {"image_url": {"url": part["image_url"]}}  # a common short form
     loaded = schema.load(part)
-    if kind == "text":
-        return TextPart(loaded["text"])
+    if kind in ("text", "refusal"):
+        return TextPart(loaded[kind])
     if kind == "image":
         return ImagePart(loaded["image"], f"{place}.image")
     return ImagePart(loaded["image_url"]["url"], f"{place}.image_url.url")

@@ -43,6 +43,7 @@ def test_half_a_tool_call_is_refused(message: dict[str, Any], place: str) -> Non
     ("content", "parts"),
     [
         ("", (TextPart(""),)),
+        ([{"type": "refusal", "refusal": "no"}], (TextPart("no"),)),
         ([TEXT], (TextPart("hi"),)),
         ([TEXT, TEXT], (TextPart("hi"), TextPart("hi"))),
         ([TEXT | {"cache_control": {}}], (TextPart("hi"),)),
@@ -91,11 +92,15 @@ def test_an_assistant_may_have_said_nothing(message: Any) -> None:
         ),
         ({"role": "user", "content": ["hi"]}, "content[0]", "must be an object with a type"),
         ({"role": "user", "content": [TEXT, None]}, "content[1]", "must be an object with a type"),
-        ({"role": "user", "content": [{}]}, "content[0].type", "must be one of text, image_url, image"),
+        (
+            {"role": "user", "content": [{}]},
+            "content[0].type",
+            "must be one of text, refusal, image_url, image",
+        ),
         (
             {"role": "user", "content": [{"type": ["text"]}]},
             "content[0].type",
-            "must be one of text, image_url, image",
+            "must be one of text, refusal, image_url, image",
         ),
         ({"role": "user", "content": [{"type": "video"}]}, "content[0].type", "video is not supported yet"),
         (

@@ -16,7 +16,7 @@ import transformers
 
 from app.engine.encode import PromptEncoder
 from app.engine.types import ImagePart, Message, Part, TextPart
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ModelLoadFailed
 from tests.unit.conftest import remote_code_in
 
 assert tiny_models
@@ -238,6 +238,11 @@ def encoder_with(texts_folder: pathlib.Path, template: str | None) -> PromptEnco
     tokenizer = transformers.AutoTokenizer.from_pretrained(texts_folder)
     tokenizer.chat_template = template
     return PromptEncoder(tokenizer, vision=False, remote_code=False)
+
+
+def test_a_template_that_is_broken_is_the_models_fault(tiny: Tiny) -> None:
+    with pytest.raises(ModelLoadFailed, match="template is broken"):
+        encoder_with(tiny("qwen2"), "{% if %}").encode(user("hello"))
 
 
 def test_without_a_chat_template_there_is_no_conversation(tiny: Tiny) -> None:
