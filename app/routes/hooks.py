@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 DISCARD_BYTES = 256 * 1024 * 1024
+DISCARD_SILENCE = 1.0
+"""Seconds without a byte after which a client gets its 413 at once."""
 DISCARD_SECONDS = 20.0
 
 
@@ -145,10 +147,12 @@ def _refuse_constant(name: str) -> Any:
 
 def _discard_body() -> None:
     """Read what the client still sends, within bounds: closing now would reset the connection."""
-    stream = request.environ["wsgi.input"]
+    stream, connection = request.environ["wsgi.input"], request.environ.get("gunicorn.socket")
     deadline = time.monotonic() + DISCARD_SECONDS
     left = DISCARD_BYTES
     try:
+        if connection is not None:
+            connection.settimeout(DISCARD_SILENCE)
         while left > 0 and time.monotonic() < deadline:
             block = stream.read(min(left, 1 << 16))
             if not block:
@@ -156,3 +160,6 @@ def _discard_body() -> None:
             left -= len(block)
     except OSError:
         return
+    finally:
+        if connection is not None:
+            connection.settimeout(None)

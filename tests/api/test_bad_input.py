@@ -308,3 +308,12 @@ def test_a_connection_that_sends_garbage_leaves_the_server_standing(server: Serv
 def _chunked(body: bytes) -> Iterator[bytes]:
     for start in range(0, len(body), 1 << 16):
         yield body[start : start + (1 << 16)]
+
+
+def test_a_body_announced_too_large_is_refused_while_the_client_waits(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=8) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 99999999999\r\n\r\n{{".encode())
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413")
