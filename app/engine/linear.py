@@ -217,6 +217,7 @@ def _kind(stored: torch.Tensor, dtype: torch.dtype) -> Any:
     try:
         kind(torch.zeros((64, 64), dtype=stored.dtype), None)(torch.zeros((1, 2, 64), dtype=dtype))
     except (RuntimeError, AttributeError, NotImplementedError) as error:
+        # How torch says that this build lacks the operator, or that the operator lacks this CPU.
         log.info("linear layers stay as they are: %s", error)
         return _plain
     return kind
@@ -235,6 +236,7 @@ def _quantized(stored: torch.Tensor) -> type[Int8Linear]:
     try:
         found = Int8Linear(example, None)(example)
     except (RuntimeError, AttributeError, NotImplementedError) as error:
+        # The same; but int8 was asked for by name, so that other layers would be no answer.
         raise ValueError(f"this CPU or this torch has no int8 product: {error}") from None
     if not torch.allclose(found, example, atol=0.02):
         raise ValueError("the int8 product of this CPU is wrong")
