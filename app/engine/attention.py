@@ -47,9 +47,10 @@ class Step:
         """Write the `new` keys and values, (tokens, 2 · KV heads, size), into a layer's `store`, (all tokens,
         2 · KV heads, size), and mix what the queries (tokens, heads, size) look at: (tokens, heads · size).
         """
-        store.index_copy_(0, self._slots, new)
+        store.index_copy_(0, self._slots, new.to(store.dtype))
+        query = query.to(store.dtype)
         mixed = [part.attend(query, store) for part in self._parts]
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).to(new.dtype)
 
 
 def _alike(rows: Rows) -> Iterator[Rows]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from app.engine.attention import Rows, Span, Step
 from app.engine.cache import KVCache
 from app.engine.embedding import Embedder, Prompt, joined
-from app.engine.linear import JointLinear
+from app.engine.linear import JointLinear, input_dtype
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """How far logits may be from the model's own when it is tried: root mean square, relative to their spread."""
@@ -49,6 +49,10 @@ class Layer:
         if hasattr(attention, "q_norm"):
             self._head_norm = Norm(attention.q_norm, attention.k_norm, (self.heads, self.kv_heads))
 
+    def takes(self, tokens: int) -> torch.dtype:
+        """The number format in which hidden states of so many tokens pass through without conversions."""
+        return input_dtype(self._qkv, tokens)
+
     def forward(
         self,
         hidden: torch.Tensor,
@@ -76,15 +80,18 @@ class Norm:
 
     def __init__(self, first: Any, second: Any = None, heads: tuple[int, int] = (1, 1)) -> None:
         self._shape, self._epsilon = first.weight.shape, float(first.variance_epsilon)
-        self._weight: torch.Tensor | None = first.weight
+        # In float32, as the models have it. A GPU's kernel does that by itself; so does torch's for a CPU, but
+        # it takes several times as long.
+        self._wide = torch.float32 if first.weight.device.type == "cpu" else first.weight.dtype
+        self._weight: torch.Tensor | None = first.weight.to(self._wide)
         self._each: torch.Tensor | None = None
         if second is not None:
             weights = (first.weight.expand(heads[0], -1), second.weight.expand(heads[1], -1))
-            self._weight, self._each = None, torch.cat(weights)
+            self._weight, self._each = None, torch.cat(weights).to(self._wide)
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        normed = functional.rms_norm(values, self._shape, self._weight, self._epsilon)
-        return normed if self._each is None else normed * self._each
+        normed = functional.rms_norm(values.to(self._wide), self._shape, self._weight, self._epsilon)
+        return (normed if self._each is None else normed * self._each).to(values.dtype)
 
 
 def rotate(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -160,7 +167,8 @@ class Decoder:
         hidden, places = prompt.embeds, prompt.positions
         cosine, sine = self._module.rotary_emb(hidden, places[:, None] if len(places) > 1 else places)
         sine = torch.cat([-sine[..., : sine.shape[-1] // 2], sine[..., sine.shape[-1] // 2 :]], dim=-1)
-        rotation = cosine[0][:, None], sine[0][:, None]
+        hidden = hidden.to(self._layers[0].takes(len(hidden)))
+        rotation = cosine[0][:, None].to(hidden), sine[0][:, None].to(hidden)
         for index, layer in enumerate(self._layers):
             hidden = layer.forward(hidden, rotation, step, cache.store[index])
             if index < len(prompt.deepstack):

@@ -2,14 +2,16 @@
 
 On a CPU: oneDNN's packed weights, in bfloat16 where there are instructions for it, and FBGEMM's float16
 beside them for a few tokens if there is memory for both; float16 alone, with float32 activations, where there
-are none, since bfloat16 gains nothing from a batch there; oneDNN's int8 where that is asked for; plain layers
-where this torch lacks an operator. Everywhere: layers of one input (query, key and value; gate and up) are
-one product. The figures are in docs/performance.md.
+are none, since bfloat16 gains nothing from a batch there; int8 where that is asked for, oneDNN's for many
+tokens and FBGEMM's for one; plain layers where this torch lacks an operator. Everywhere: layers of one input
+(query, key and value; gate and up) are one product. The figures are in docs/performance.md.
 """
 
 import logging
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ JOINT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 FEW = 4
 """Up to so many tokens are multiplied faster by float16 weights than by bfloat16 ones."""
 TWIN_SHARE = 0.25
-"""Weights are kept in both forms if the second one takes at most this share of the free memory."""
+"""Weights are kept in two forms if the second one takes at most this share of the free memory."""
 
 
 def multiplies_bfloat16() -> bool:
@@ -91,21 +93,32 @@ class TwinLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, in features) to (…, out features)."""
         if inputs.numel() > FEW * inputs.shape[-1]:
-            return torch.as_tensor(self.many(inputs))
+            return torch.as_tensor(self.many(inputs.bfloat16())).to(inputs.dtype)
         return torch.as_tensor(self.few(inputs.float())).to(inputs.dtype)
 
 
 class Int8Linear(_Packed):
     """A linear layer with int8 weights, a scale for each output, and int8 inputs, a scale for each token:
-    what a token becomes depends on no other one (Xiao et al. 2023). By oneDNN.
+    what a token becomes depends on no other one (Xiao et al. 2023). By oneDNN; with `twice`, a token that
+    comes alone by FBGEMM, which reads the weights nearly twice as fast, rounds a little finer, and has one
+    scale for all tokens.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, twice: bool = False) -> None:
         super().__init__(weight)
         self.bytes = weight.numel()
         scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
         rounded = (weight.float() / scales[:, None]).round().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._single: Any = None
+        if twice:
+            self.bytes *= 2
+            zeros = torch.zeros(len(scales), dtype=torch.int64)
+            with warnings.catch_warnings(action="ignore"):  # deprecated, and what the product takes
+                quantized = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
+            self._single = torch.ops.quantized.linear_prepack(
+                quantized, None if bias is None else bias.float()
+            )
         self._scales, self._zeros = scales, torch.zeros(len(scales), dtype=torch.int32)
         self._bias = None if bias is None else bias.float()
         # Without VNNI two products are added in 16 bits, which 7 bits of the activation do not overflow.
@@ -113,6 +126,10 @@ class Int8Linear(_Packed):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, in features) to (…, out features)."""
+        if self._single is not None and inputs.numel() == inputs.shape[-1]:
+            narrow = self._steps < 127
+            alone: torch.Tensor = torch.ops.quantized.linear_dynamic(inputs.float(), self._single, narrow)
+            return alone.to(inputs.dtype)
         scale = inputs.abs().amax(dim=-1, keepdim=True).float().clamp_(min=1e-12).div_(self._steps)
         rounded = (inputs / scale).round_().add_(self._zero).to(torch.uint8)
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -176,9 +193,12 @@ def prepare(model: nn.Module, dtype: torch.dtype, quantization: str = "none") ->
     Raises ValueError where the quantization is not possible.
     """
     precise = _kind(next(model.parameters()), dtype)
-    coarse = precise if quantization == "none" else _quantized(next(model.parameters()))
-    if coarse is PackedLinear and dtype == torch.bfloat16 and _has_room_for_twins(model):
-        coarse = TwinLinear
+    coarse = precise
+    if quantization == "int8":
+        _check_int8(next(model.parameters()))
+        coarse = partial(Int8Linear, twice=_has_room(model, 1))
+    elif precise is PackedLinear and dtype == torch.bfloat16 and _has_room(model, 2):
+        coarse = TwinLinear if _kind(torch.empty(0, dtype=dtype), torch.float32) is HalfLinear else precise
     for path, parent in list(model.named_modules()):
         kind = precise if "vis" in path else coarse
         _flatten_patches(parent, kind)
@@ -194,6 +214,13 @@ def prepare(model: nn.Module, dtype: torch.dtype, quantization: str = "none") ->
             for index, name in enumerate(names):
                 setattr(parent, name, JointLinear(product, sizes, index, shared))
     model.to(dtype)
+
+
+def input_dtype(product: nn.Module, tokens: int) -> torch.dtype:
+    """The number format in which a product takes so many tokens without converting them."""
+    if isinstance(product, HalfLinear | Int8Linear) or (isinstance(product, TwinLinear) and tokens <= FEW):
+        return torch.float32
+    return torch.as_tensor(product.weight).dtype
 
 
 def packed_bytes(model: nn.Module) -> int:
@@ -223,24 +250,24 @@ def _kind(stored: torch.Tensor, dtype: torch.dtype) -> Any:
     return kind
 
 
-def _has_room_for_twins(model: nn.Module) -> bool:
-    size = sum(weight.numel() * 2 for weight in model.parameters())
-    half = _kind(torch.empty(0, dtype=torch.bfloat16), torch.float32)
-    return half is HalfLinear and size < TWIN_SHARE * free_memory()
+def _has_room(model: nn.Module, itemsize: int) -> bool:
+    size = sum(weight.numel() * itemsize for weight in model.parameters())
+    return size < TWIN_SHARE * free_memory()
 
 
-def _quantized(stored: torch.Tensor) -> type[Int8Linear]:
+def _check_int8(stored: torch.Tensor) -> None:
+    """Raise ValueError unless int8 products are there and right."""
     if stored.device.type != "cpu":
         raise ValueError(f"int8 is for the CPU, and this model is on {stored.device}")
     example = torch.eye(64)
     try:
-        found = Int8Linear(example, None)(example)
+        layer = Int8Linear(example, None, twice=True)
+        found = torch.cat([layer(example[:1]), layer(example[1:])])
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         # The same; but int8 was asked for by name, so that other layers would be no answer.
         raise ValueError(f"this CPU or this torch has no int8 product: {error}") from None
     if not torch.allclose(found, example, atol=0.02):
         raise ValueError("the int8 product of this CPU is wrong")
-    return Int8Linear
 
 
 def _flatten_patches(parent: nn.Module, kind: Any) -> None:
