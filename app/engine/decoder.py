@@ -80,7 +80,7 @@ class Norm:
 
     def __init__(self, first: Any, second: Any = None, heads: tuple[int, int] = (1, 1)) -> None:
         self._shape, self._epsilon = first.weight.shape, float(first.variance_epsilon)
-        # In float32, as the models have it. A GPU's kernel does that by itself; so does torch's for a CPU, but
+        # In float32, as the models have it. A GPU's kernel does that by itself; so does that for a CPU, but
         # it takes several times as long.
         self._wide = torch.float32 if first.weight.device.type == "cpu" else first.weight.dtype
         self._weight: torch.Tensor | None = first.weight.to(self._wide)

@@ -100,8 +100,7 @@ class TwinLinear(nn.Module):
 class Int8Linear(_Packed):
     """A linear layer with int8 weights, a scale for each output, and int8 inputs, a scale for each token:
     what a token becomes depends on no other one (Xiao et al. 2023). By oneDNN; with `twice`, a token that
-    comes alone by FBGEMM, which reads the weights nearly twice as fast, rounds a little finer, and has one
-    scale for all tokens.
+    comes alone by FBGEMM, which reads the weights nearly twice as fast and has one scale for all tokens.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, twice: bool = False) -> None:

@@ -118,7 +118,7 @@ def test_what_int8_makes_of_a_token_depends_on_no_other_one(
         alone = torch.cat([prepared(row[None]) for row in inputs])
     assert torch.equal(together, pairs)
     if free:  # the second form of the weights rounds a token that comes alone another way
-        assert ((alone - together).norm(dim=1) / together.norm(dim=1)).max() < 0.02
+        assert ((alone - together).norm(dim=1) / together.norm(dim=1)).max() < 0.05
     else:
         assert torch.equal(together, alone)
 
