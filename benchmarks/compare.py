@@ -1,11 +1,12 @@
 """Side by side with other servers, on one machine, in alternating runs: tokens/s and time to the first token.
 
 usage: python benchmarks/compare.py --text FOLDER --vision FOLDER [--runs 3] [--out FILE]
-           [--peer NAME=COMMAND …] [--only text|vision] [--flags "FLAGS OF OURS"]
+           [--peer NAME=COMMAND …] [--also NAME=FLAGS …] [--points 1 8 …] [--flags "FLAGS OF OURS"]
 
 A peer's COMMAND gets the model's folder and a port appended, serves the model on 127.0.0.1 and prints its
-process id when it answers. All servers are started once; peers that are not being measured are stopped by
-signal (ours has nothing to do then, and its arbiter would take a stopped worker for a hung one).
+process id when it answers. --also is another server of ours, with other flags. All servers are started once;
+peers that are not being measured are stopped by signal (ours has nothing to do then, and its arbiter would
+take a stopped worker for a hung one).
 Prints a table of medians with the ratio to ours, and appends every run to --out as JSON lines.
 """
 
@@ -44,10 +45,11 @@ class Server:
     model: str
     process: psutil.Process
     plain: bool = False
+    own: bool = False
 
     def pause(self, number: signal.Signals) -> None:
         """Stop or continue a peer."""
-        if self.name != OURS:
+        if not self.own:
             self.signal(number)
 
     def signal(self, number: signal.Signals) -> None:
@@ -57,7 +59,7 @@ class Server:
                 one.send_signal(number)
 
 
-def ours(folder: str, port: int, flags: list[str]) -> Server:
+def ours(folder: str, port: int, flags: list[str], name: str = OURS) -> Server:
     """Our server, with the model loaded."""
     command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--model", folder, *flags]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -70,8 +72,7 @@ def ours(folder: str, port: int, flags: list[str]) -> Server:
             data = json.dumps(body).encode()
             request = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)  # noqa: S310
             urllib.request.urlopen(request, timeout=START).read()  # noqa: S310 - our own server
-            name = pathlib.Path(folder).name
-            return Server(OURS, url, name, psutil.Process(process.pid))
+            return Server(name, url, pathlib.Path(folder).name, psutil.Process(process.pid), own=True)
         time.sleep(0.2)
     raise RuntimeError("our server did not start")
 
@@ -98,6 +99,9 @@ def running(arguments: argparse.Namespace, kind: str) -> Iterator[list[Server]]:
     servers: list[Server] = []
     try:
         servers.append(ours(folder, 8701, shlex.split(arguments.flags)))
+        for index, given in enumerate(arguments.also):
+            name, _, flags = given.partition("=")
+            servers.append(ours(folder, 8702 + index, shlex.split(flags), name))
         for index, given in enumerate(arguments.peer):
             name, _, command = given.partition("=")
             servers.append(peer(name, command, folder, 8711 + index))
@@ -167,6 +171,7 @@ def main() -> None:
     parser.add_argument("--text", help="folder of the text model")
     parser.add_argument("--vision", help="folder of the vision model")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=FLAGS")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--points", type=int, nargs="+", help="streams at once, instead of the usual ones")
     parser.add_argument("--flags", default="", help="of our server")

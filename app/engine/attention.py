@@ -27,21 +27,26 @@ class Span:
 class Step:
     """Where the tokens of a step are written and what they look at; the same for all layers."""
 
-    def __init__(self, rows: Rows, spans: Sequence[Span], dtype: torch.dtype, device: torch.device) -> None:
-        slots = [torch.tensor([start + done for start, done in rows], dtype=torch.long)]
-        self._parts: list[_Padded | _Alone] = []
+    def __init__(self, slots: torch.Tensor, parts: "Sequence[Padded | Alone]") -> None:
+        self._slots, self._parts = slots, parts
+
+    @classmethod
+    def of(cls, rows: Rows, spans: Sequence[Span], dtype: torch.dtype, device: torch.device) -> "Step":
+        """That of rows with a new token each and of parts of prompts after them."""
+        slots = [slots_of(rows)]
+        parts: list[Padded | Alone] = []
         at = 0
         for some in _alike(rows):
             if len(some) > 1:
-                self._parts.append(_Padded(at, some, dtype, device))
+                parts.append(Padded(slice(at, at + len(some)), *padding(some, dtype), device))
             else:
-                self._parts.append(_Alone(at, Span(*some[0], 1), dtype, device))
+                parts.append(Alone(at, Span(*some[0], 1), dtype, device))
             at += len(some)
         for span in spans:
-            self._parts.append(_Alone(at, span, dtype, device))
+            parts.append(Alone(at, span, dtype, device))
             slots.append(torch.arange(span.start + span.done, span.start + span.done + span.count))
             at += span.count
-        self._slots = torch.cat(slots).to(device)
+        return cls(torch.cat(slots).to(device), parts)
 
     def attend(self, query: torch.Tensor, new: torch.Tensor, store: torch.Tensor) -> torch.Tensor:
         """Write the `new` keys and values, (tokens, 2 · KV heads, size), into a layer's `store`, (all tokens,
@@ -65,21 +70,33 @@ def _alike(rows: Rows) -> Iterator[Rows]:
         yield rows[first:]
 
 
-class _Padded:
-    """Short rows with one new token each, the first of them the token `at` of the step."""
+def slots_of(rows: Rows) -> torch.Tensor:
+    """Where in the arena the new tokens of rows are written: (rows,)."""
+    return torch.tensor([start + done for start, done in rows], dtype=torch.long)
 
-    def __init__(self, at: int, rows: Rows, dtype: torch.dtype, device: torch.device) -> None:
-        starts = torch.tensor([start for start, _ in rows])
-        lengths = torch.tensor([done + 1 for _, done in rows])
-        places = torch.arange(int(lengths.max()))
-        within = places[None] < lengths[:, None]
-        self._count, self._tokens = len(rows), slice(at, at + len(rows))
-        self._gather = torch.where(within, starts[:, None] + places, starts[:, None]).flatten().to(device)
-        bias = torch.zeros(within.shape, dtype=dtype).masked_fill_(~within, float("-inf"))
-        self._bias = bias[:, None, None].to(device)
+
+def padding(rows: Rows, dtype: torch.dtype, length: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded to their longest, or to `length`: the places of all their tokens in the arena, (rows ·
+    length,), and what is added to scores, (rows, 1, 1, length).
+    """
+    starts = torch.tensor([start for start, _ in rows])
+    lengths = torch.tensor([done + 1 for _, done in rows])
+    places = torch.arange(length or int(lengths.max()))
+    within = places[None] < lengths[:, None]
+    gather = torch.where(within, starts[:, None] + places, starts[:, None]).flatten()
+    bias = torch.zeros(within.shape, dtype=dtype).masked_fill_(~within, float("-inf"))
+    return gather, bias[:, None, None]
+
+
+class Padded:
+    """Rows with one new token each, the step's `tokens`; `gather` and `bias` as `padding` has them."""
+
+    def __init__(self, tokens: slice, gather: torch.Tensor, bias: torch.Tensor, device: torch.device) -> None:
+        self._tokens = tokens
+        self._gather, self._bias = gather.to(device), bias.to(device)
 
     def attend(self, query: torch.Tensor, store: torch.Tensor) -> torch.Tensor:
-        count, heads, size = self._count, store.shape[1] // 2, store.shape[2]
+        count, heads, size = len(self._bias), store.shape[1] // 2, store.shape[2]
         grouped = query[self._tokens].view(count, heads, -1, size)
         both = store.index_select(0, self._gather).view(count, -1, 2 * heads, size).transpose(1, 2)
         bias = self._bias.expand(-1, -1, grouped.shape[2], -1)
@@ -87,7 +104,7 @@ class _Padded:
         return mixed.reshape(count, -1)
 
 
-class _Alone:
+class Alone:
     """One sequence's tokens: a part of a prompt, or the next token of a long row."""
 
     def __init__(self, at: int, span: Span, dtype: torch.dtype, device: torch.device) -> None:

@@ -21,7 +21,7 @@ from app.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024
+CHUNK = 512
 """Tokens of prompts that a step computes when no stream waits for its next token."""
 SHARED_CHUNK = 128
 """The same beside streams that wait: they wait for no longer than this takes."""
@@ -270,6 +270,8 @@ class BatchLoop:
         tokens = choose(logits, [row.sampler for row in drawing])
         self._report([drawing[index] for index in asking], raw, [tokens[index] for index in asking])
         # Nothing above has changed a row: had it failed, the step could be taken again.
+        for row in drawing:
+            row.sampler.advance()
         for row in due:
             row.done += 1
         for row, count in starting:

@@ -24,15 +24,16 @@ class Extent:
 
 
 class KVCache:
-    """Keys and values of all layers: `store` (layers, tokens, heads, head size), of which a token has the
+    """Keys and values of all layers: `store` (layers, tokens + 1, heads, head size), of which a token has the
     keys of all KV heads, then the values of all.
     """
 
     def __init__(
         self, layers: int, heads: int, size: int, *, tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        # On a CPU this takes memory only as far as it has been written to.
-        self.store = torch.empty((layers, tokens, heads, size), dtype=dtype, device=device)
+        # On a CPU this takes memory only as far as it has been written to. One token more than can be had is
+        # where rows that are none write to (cuda.py).
+        self.store = torch.empty((layers, tokens + 1, heads, size), dtype=dtype, device=device)
         self.tokens = tokens
         self._extents: list[Extent] = []  # by start
         self._retired: list[Extent] = []  # least recently used first

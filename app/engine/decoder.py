@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from app.engine.attention import Rows, Span, Step
 from app.engine.cache import KVCache
+from app.engine.cuda import StepGraphs, record_cuda
 from app.engine.embedding import Embedder, Prompt, joined
 from app.engine.linear import JointLinear, input_dtype
 
@@ -125,7 +126,10 @@ class Decoder:
             self.embedder = Embedder(host, self._module)
         except AttributeError as missing:
             raise ValueError(f"its layers are not of the usual make: {missing}") from None
+        self._graphs: StepGraphs | None = None
         self._try()
+        if self.embedder.device.type == "cuda":
+            self._graphs = StepGraphs(self.decode, record_cuda)
 
     def token_bytes(self) -> int:
         """Bytes of KV cache that a token takes."""
@@ -151,14 +155,25 @@ class Decoder:
         first `ending` chunks.
         """
         device = self.embedder.device
+        if not chunks and self._graphs is not None:
+            replayed = self._graphs.forward(rows, next_tokens, cache)
+            if replayed is not None:
+                return replayed
         lengths = [len(chunk.prompt) for chunk in chunks]
         spans = [Span(chunk.start, chunk.done, len(chunk.prompt)) for chunk in chunks]
         whole = joined([next_tokens, *(chunk.prompt for chunk in chunks)])
-        step = Step(rows, spans, self.embedder.dtype, device)
+        step = Step.of(rows, spans, self.embedder.dtype, device)
         hidden = self._run(whole, step, cache)
         if chunks:
             ends = torch.tensor([len(rows), *lengths]).cumsum(0)[1 : ending + 1] - 1
             hidden = hidden[torch.cat([torch.arange(len(rows)), ends]).to(device)]
+        return self._logits(hidden)
+
+    def decode(self, next_tokens: Prompt, step: Step, cache: KVCache) -> torch.Tensor:
+        """Logits (rows, vocabulary) of a step without prompts, whose tensors may be used again (cuda.py)."""
+        return self._logits(self._run(next_tokens, step, cache))
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._head(self._norm(hidden))
         return logits
 

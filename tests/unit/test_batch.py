@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from app.engine import attention, batch, linear
 from app.engine.batch import BatchLoop
 from app.engine.decoder import Decoder
-from app.engine.sampling import Sampler
+from app.engine.sampling import Sampler, choose
 from app.engine.types import Sampling
 from app.errors import GenerationFailed
 from tests.conftest import wait_until
@@ -297,6 +297,26 @@ def test_a_seed_gives_the_same_in_any_company(make: Any, sampling: Sampling) -> 
     assert bench.decode(PROMPTS[3], 20, sampling=sampling).tokens() == wanted
     for job in company:
         job.tokens()
+
+
+def test_a_step_that_fails_after_its_draws_changes_no_seeded_text(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = Sampling(1.3, seed=9)
+    wanted = make().decode(PROMPTS[2], 12, sampling=sampling).tokens()
+    calls = iter(range(1000))
+
+    def fails_sometimes(*arguments: Any) -> list[int | None]:
+        found = choose(*arguments)
+        if next(calls) in (1, 4):
+            raise RuntimeError("out of memory")
+        return found
+
+    monkeypatch.setattr(batch, "choose", fails_sometimes)
+    bench = make()
+    jobs = [bench.decode(PROMPTS[2], 12, sampling=sampling), bench.decode(PROMPTS[4], 12)]
+    assert jobs[0].tokens() == wanted
+    assert len(jobs[1].tokens()) == 12
 
 
 def test_a_closed_loop_lets_everybody_go(make: Any) -> None:
