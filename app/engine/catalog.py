@@ -46,14 +46,17 @@ ENTRY: dict[str, Rule] = {
     "aliases": (_texts, "a list of names"),
     "trust_remote_code": (lambda value: isinstance(value, bool), "true or false"),
     "revision": (_text, "a commit or tag"),
+    "thinking_prompt": (_text, "a text"),
     "defaults": (lambda value: isinstance(value, dict), "a mapping"),
 }
 DEFAULTS: dict[str, Rule] = {
     "temperature": (_number(0, 2), "0 to 2"),
     "top_p": (_number(1e-9, 1), "over 0 to 1"),
     "top_k": (_number(0, 10**9, whole=True), "a whole number"),
+    "min_p": (_number(0, 1), "0 to 1"),
     "repetition_penalty": (_number(1e-9, 100), "over 0"),
     "max_tokens": (_number(1, 10**9, whole=True), "a number of tokens"),
+    "thinking": (lambda value: isinstance(value, bool), "true or false"),
 }
 
 

@@ -2,13 +2,16 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from app.engine import remote_code
-from app.engine.types import ImagePart, Message
+from app.engine.pieces import TokenBytes
+from app.engine.types import TEMPLATE, ImagePart, Message, Template, TextPart
 from app.errors import InvalidRequest, ModelLoadFailed
 
 log = logging.getLogger(__name__)
@@ -24,11 +27,15 @@ class PromptEncoder:
     choice would silently change another's lengths.
     """
 
-    def __init__(self, processor: Any, *, vision: bool, remote_code: bool) -> None:
+    def __init__(
+        self, processor: Any, *, vision: bool, remote_code: bool, thinking_prompt: str | None = None
+    ) -> None:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.image_token_id: int | None = getattr(processor, "image_token_id", None)
         if self.image_token_id is None and "<IMG_CONTEXT>" in self.tokenizer.get_vocab():  # InternVL's name
             self.image_token_id = self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        self.token_bytes = TokenBytes(self.tokenizer)
+        self._thinking_prompt = thinking_prompt
         self._processor = processor
         self._longest_token = max(map(len, self.tokenizer.get_vocab()), default=1)
         self._vision = vision
@@ -39,7 +46,7 @@ class PromptEncoder:
         self.tokenizer.chat_control_tokens = list(self.tokenizer.get_added_vocab())
         self._control_tokens = re.compile("|".join(re.escape(token) for token in sorted(control)))
 
-    def encode(self, messages: Iterable[Message]) -> dict[str, Any]:
+    def encode(self, messages: Iterable[Message], template: Template = TEMPLATE) -> dict[str, Any]:
         """Tensors for generate(), a batch of one: input_ids (1, tokens), attention_mask, pictures' pixels.
 
         Raises InvalidRequest for what the template or the processor refuses.
@@ -50,11 +57,13 @@ class PromptEncoder:
             raise InvalidRequest(
                 "This model has no chat template: it cannot hold a conversation.", param="model"
             )
+        if self._thinking_prompt and template.thinking:
+            messages = _ending_with(messages, self._thinking_prompt)
         conversation = [
             {"role": message.role, "content": _content(message, parts=self._vision)} for message in messages
         ]
         try:
-            inputs = self._encode(conversation, [part.image for part in _pictures(messages)])
+            inputs = self._encode(conversation, [part.image for part in _pictures(messages)], template)
         except TemplateSyntaxError as error:
             raise ModelLoadFailed(f"The model's chat template is broken: {error}.") from None
         except TemplateError as error:
@@ -69,35 +78,80 @@ class PromptEncoder:
             ) from None
         return {name: value for name, value in inputs.items() if name not in NOT_FOR_GENERATE}
 
-    def least_tokens(self, messages: Iterable[Message]) -> int:
-        """So many tokens the texts have at the least, told from their length without encoding them."""
-        characters = sum(
+    def encode_plain(self, prompt: str | Sequence[int], param: str) -> dict[str, Any]:
+        """The same for a text without a template, or for token ids; raises InvalidRequest."""
+        tokens: Sequence[int] = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        if not tokens:
+            raise InvalidRequest(
+                "The prompt is empty, and this model has no token to begin with.", param=param
+            )
+        self.check_ids(tokens, param)
+        ids = torch.tensor([list(tokens)])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def check_ids(self, ids: Iterable[int], param: str) -> None:
+        """Raise InvalidRequest for a number that is no token of this model."""
+        for token in ids:
+            if not 0 <= token < len(self.tokenizer):
+                raise InvalidRequest(
+                    f"{token} is no token of this model; they are 0 to {len(self.tokenizer) - 1}.",
+                    param=param,
+                )
+
+    def least_tokens(self, prompt: str | Sequence[int] | Sequence[Message]) -> int:
+        """So many tokens a prompt has at the least, told from its length without encoding it."""
+        if isinstance(prompt, str):
+            return len(prompt) // self._longest_token
+        texts = (
             len(part.text)
-            for message in messages
+            for message in prompt
+            if isinstance(message, Message)
             for part in message.parts
-            if not isinstance(part, ImagePart)
+            if isinstance(part, TextPart)
         )
-        return characters // self._longest_token
+        return sum(texts) // self._longest_token or sum(isinstance(token, int) for token in prompt)
+
+    def thinking_tags(self) -> tuple[int, int] | None:
+        """The tokens that begin and end a thought, where this model has them."""
+        vocabulary = self.tokenizer.get_added_vocab()
+        if "<think>" in vocabulary and "</think>" in vocabulary:
+            return vocabulary["<think>"], vocabulary["</think>"]
+        return None
+
+    def ends_in_thought(self, input_ids: Any) -> bool:
+        """Whether a prompt (1, tokens) ends with the beginning of a thought."""
+        tail = self.tokenizer.decode(input_ids[0, -8:].tolist(), skip_special_tokens=False)
+        return str(tail).rstrip().endswith("<think>")
 
     def image_tokens(self, input_ids: Any) -> int:
         """How many of the prompt's tokens stand for pictures."""
         return 0 if self.image_token_id is None else int((input_ids == self.image_token_id).sum())
 
-    def _encode(self, conversation: list[dict[str, Any]], pictures: list[Any]) -> Any:
+    def _encode(self, conversation: list[dict[str, Any]], pictures: list[Any], template: Template) -> Any:
+        options = self._variables(template) | {
+            "add_generation_prompt": template.add_generation_prompt,
+            "continue_final_message": template.continue_final_message,
+        }
         if self._remote_code:
-            text = self._processor.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True
-            )
+            text = self._processor.apply_chat_template(conversation, tokenize=False, **options)
             with remote_code.on_cpu():
                 return self._processor(images=pictures or None, text=text, return_tensors="pt")
         return self._processor.apply_chat_template(
             conversation,
-            add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             sanitize_control_tokens=True,
+            **options,
         )
+
+    def _variables(self, template: Template) -> dict[str, Any]:
+        """Those of the template's variables that the model's template speaks of."""
+        variables = dict(template.variables)
+        if template.thinking is not None:
+            variables["enable_thinking"] = template.thinking
+        source = str(self._template())
+        return {name: value for name, value in variables.items() if re.search(rf"\b{name}\b", source)}
 
     def _template(self) -> Any:
         own = getattr(self._processor, "chat_template", None)
@@ -129,6 +183,15 @@ def _content(message: Message, *, parts: bool) -> Any:
     if parts and _pictures([message]):
         return pieces
     return "\n".join(piece["text"] for piece in pieces if piece["type"] == "text")
+
+
+def _ending_with(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """The messages with a text put after the last question."""
+    for index in reversed(range(len(messages))):
+        if messages[index].role == "user":
+            asking = replace(messages[index], parts=(*messages[index].parts, TextPart(text)))
+            return (*messages[:index], asking, *messages[index + 1 :])
+    return messages
 
 
 def _pictures(messages: Iterable[Message]) -> list[ImagePart]:

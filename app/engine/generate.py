@@ -1,47 +1,50 @@
-"""The stream's thread and its streamer: the two ends of one pipe.
+"""The stream's thread: from a request to generate(), whose tokens go into the stream (stream.py).
 
 `TransformersEngine.submit` encodes the prompt in the caller's thread, so that a prompt that cannot be is
-refused there, and starts a thread that runs `model.generate(…, streamer=stream)`. generate() calls
-`stream.put` for each token; the caller iterates over the stream. Whatever the thread raises comes out of that
-iteration. generate()'s decoding loop is the model's batch loop, which computes all streams together; a model
-that cannot be batched keeps transformers' own. Leaving is `cancel`: the generation ends at its next token.
+refused there, and starts a thread for each choice that runs `model.generate(…, streamer=stream)`. The
+decoding loop of generate() is the model's batch loop, which computes all streams together, and what choices
+begin with once; a model that cannot be batched keeps transformers' own. Leaving is `cancel`: the generation
+ends at its next token.
 """
 
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from app.engine import linear
+from app.engine import linear, processors
 from app.engine.batch import BatchLoop
 from app.engine.encode import PromptEncoder
-from app.engine.sampling import Sampler
+from app.engine.sampling import Sampler, logprobs
+from app.engine.stream import Asked, Choices, Notes, TokenStream
 from app.engine.turns import Turns
-from app.engine.types import (
-    Defaults,
-    Event,
-    Finish,
-    GenerationRequest,
-    Idle,
-    Logprobs,
-    ModelSpec,
-    Token,
-)
-from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, OutOfMemory
+from app.engine.types import Defaults, GenerationRequest, Logprobs, ModelSpec, PromptInfo
+from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, InvalidRequest, OutOfMemory
 from app.telemetry import request_id
 
 log = logging.getLogger(__name__)
 
-TICK = 0.25
-"""Seconds without a token after which an iteration yields Idle."""
-HELD_TOKENS = 16
-"""Tokens that may be held back as the beginning of a character; what is none after so many is shown."""
+SCORED = 64
+"""Tokens of a prompt whose logits are held at once when they are scored."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a choice's thread needs."""
+
+    request: GenerationRequest
+    inputs: dict[str, Any]
+    stream: TokenStream
+    sampler: Sampler
+    config: GenerationConfig
+    request_name: str
+    first: bool  # of its prompt's choices
 
 
 class TransformersEngine:
@@ -74,32 +77,36 @@ class TransformersEngine:
         if loop is not None:
             self.context_length = min(context_length, loop.capacity)
 
-    def submit(self, request: GenerationRequest) -> "TokenStream":
-        """Encode the prompt and start its thread; raises InvalidRequest, ContextLengthExceeded."""
-        if (least := self._encoder.least_tokens(request.messages)) > self.context_length:
-            raise self._too_long(f"over {least}")  # encoding it would only take time and memory
-        inputs = self._on_device(self._encoder.encode(request.messages))
-        prompt_tokens = int(inputs["input_ids"].shape[1])
-        max_tokens = self._room(request, prompt_tokens)
-        sampler = Sampler(request.sampling)
-        stop_ids = frozenset() if request.ignore_eos else self._stop_ids
-        stream = TokenStream(
-            self._encoder.tokenizer,
-            stop_ids,
-            sampler,
-            prompt_tokens=prompt_tokens,
-            image_tokens=self._encoder.image_tokens(inputs["input_ids"]),
-            on_cancel=self._turns.wake if self._loop is None else self._loop.wake,
-        )
-        config = GenerationConfig(
-            max_new_tokens=max_tokens,
-            do_sample=False,  # the sampler has chosen already
-            eos_token_id=sorted(stop_ids) or None,
-            pad_token_id=min(self._stop_ids, default=0),
-        )
-        arguments = (request_id.get(), stream, inputs, sampler, config)
-        threading.Thread(target=self._run, args=arguments, name="generate", daemon=True).start()
-        return stream
+    def submit(self, *requests: GenerationRequest) -> Choices:
+        """Encode the prompts and start the threads of their choices; raises InvalidRequest,
+        ContextLengthExceeded.
+        """
+        notes: Notes = SimpleQueue()
+        asked: list[Asked] = []
+        todo: list[Work] = []
+        for request in requests:
+            works, info = self._prepare(request, len(todo), notes)
+            asked.append(Asked(info, [work.stream for work in works]))
+            todo += works
+        for work in todo:
+            threading.Thread(target=self._run, args=(work,), name="generate", daemon=True).start()
+        return Choices(asked, notes)
+
+    def tokenize(self, request: GenerationRequest) -> Sequence[int]:
+        """The tokens of its prompt; raises InvalidRequest, ContextLengthExceeded for one of any length that
+        could not be a prompt.
+        """
+        ids: list[int] = self._encode(request)["input_ids"][0].tolist()
+        return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too; raises InvalidRequest for ids that are none."""
+        self._encoder.check_ids(ids, "tokens")
+        return str(self._encoder.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for in the text's UTF-8."""
+        return self._encoder.token_bytes(token)
 
     def is_batched(self) -> bool:
         """Whether all streams are computed together."""
@@ -122,11 +129,64 @@ class TransformersEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _prepare(
+        self, request: GenerationRequest, number: int, notes: Notes
+    ) -> tuple[list[Work], PromptInfo]:
+        """The work of a request's choices, of which the first has this number."""
+        inputs = self._encode(request)
+        ids = inputs["input_ids"]
+        count = int(ids.shape[1])
+        max_tokens = self._room(request, count)
+        stop_ids = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else self._stop_ids)
+        self._encoder.check_ids([token for token, _ in request.sampling.logit_bias], "logit_bias")
+        info = PromptInfo(
+            tuple(ids[0].tolist()),
+            self._encoder.image_tokens(ids),
+            thinking=request.prompt is None and self._encoder.ends_in_thought(ids),
+        )
+        own = processors.of(request.sampling, count, sorted(stop_ids), self.device)
+        if request.max_thinking_tokens is not None:
+            tags = self._encoder.thinking_tags()
+            if tags is None:
+                raise InvalidRequest(
+                    "This model has no token that ends a thought.", param="max_thinking_tokens"
+                )
+            own.append(processors.ThinkingLimit(count, request.max_thinking_tokens, *tags, info.thinking))
+        config = GenerationConfig(
+            max_new_tokens=max(max_tokens, 1),
+            do_sample=False,  # the sampler has chosen already
+            eos_token_id=sorted(stop_ids) or None,
+            pad_token_id=min(self._stop_ids, default=0),
+        )
+        works = []
+        for choice in range(request.n):
+            sampler = Sampler(request.sampling, own, choice)
+            stream = TokenStream(
+                self._encoder.tokenizer,
+                stop_ids,
+                sampler,
+                choice=number + choice,
+                notes=notes,
+                on_cancel=self._turns.wake if self._loop is None else self._loop.wake,
+            )
+            works.append(Work(request, inputs, stream, sampler, config, request_id.get(), choice == 0))
+        return works, info
+
+    def _encode(self, request: GenerationRequest) -> dict[str, Any]:
+        """A prompt as generate() takes it."""
+        prompt = request.messages if request.prompt is None else request.prompt
+        if (least := self._encoder.least_tokens(prompt)) > self.context_length:
+            # Encoding it would only take time and memory.
+            raise self._too_long(f"over {least}", request.prompt_param)
+        if request.prompt is None:
+            return self._on_device(self._encoder.encode(request.messages, request.template))
+        return self._on_device(self._encoder.encode_plain(request.prompt, request.prompt_param))
+
     def _room(self, request: GenerationRequest, prompt_tokens: int) -> int:
         """How many tokens may be generated."""
         room = self.context_length - prompt_tokens
-        if room < 1:
-            raise self._too_long(str(prompt_tokens))
+        if room < 1 and request.max_tokens != 0:
+            raise self._too_long(str(prompt_tokens), request.prompt_param)
         if request.max_tokens is None:
             return min(self.defaults.max_tokens or 2048, room)
         if request.max_tokens > room:
@@ -137,10 +197,9 @@ class TransformersEngine:
             )
         return request.max_tokens
 
-    def _too_long(self, tokens: str) -> ContextLengthExceeded:
+    def _too_long(self, tokens: str, param: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
-            f"This model's context is {self.context_length} tokens; the prompt has {tokens}.",
-            param="messages",
+            f"This model's context is {self.context_length} tokens; the prompt has {tokens}.", param=param
         )
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -153,26 +212,24 @@ class TransformersEngine:
             for name, value in inputs.items()
         }
 
-    def _run(
-        self,
-        request_name: str,
-        stream: "TokenStream",
-        inputs: dict[str, Any],
-        sampler: Sampler,
-        config: GenerationConfig,
-    ) -> None:
-        request_id.set(request_name)
+    def _run(self, work: Work) -> None:
+        request_id.set(work.request_name)
+        stream = work.stream
         error: ApiError | None = None
         try:
-            if self._loop is not None:
-                own, pictures = self._loop.split(inputs)
+            if work.first and work.request.score_prompt:
+                stream.prompt_logprobs = self._score(work)
+            if work.request.max_tokens == 0:
+                pass
+            elif self._loop is not None:
+                own, pictures = self._loop.split(work.inputs)
                 decode = functools.partial(self._loop.decode, stream=stream, pictures=pictures)
-                self._generate(stream, own, sampler, config, custom_generate=decode)
+                self._generate(work, own, custom_generate=decode)
             else:
                 with self._turns.turn(stream.is_cancelled) as mine:
                     if mine:
                         leaving = StoppingCriteriaList([_Cancelled(stream)])
-                        self._generate(stream, inputs, sampler, config, stopping_criteria=leaving)
+                        self._generate(work, work.inputs, stopping_criteria=leaving)
             stream.end()
         except ApiError as known:
             error = known
@@ -183,117 +240,31 @@ class TransformersEngine:
             # Outside of the except blocks: a traceback would keep the request's tensors alive.
             stream.fail(error.with_traceback(None))
 
-    def _generate(
-        self,
-        stream: "TokenStream",
-        inputs: dict[str, Any],
-        sampler: Sampler,
-        config: GenerationConfig,
-        **options: Any,
-    ) -> None:
+    def _generate(self, work: Work, inputs: dict[str, Any], **options: Any) -> None:
         model = self._model
         if model is None:  # closed between the turn and here: whoever asked has left
             return
         with torch.inference_mode():
             model.generate(
                 **inputs,
-                generation_config=config,
-                logits_processor=[sampler],
-                streamer=stream,
+                generation_config=work.config,
+                logits_processor=[work.sampler],
+                streamer=work.stream,
                 **options,
             )
 
-
-class TokenStream(TextIteratorStreamer):
-    """What generate() writes into and a response reads from: tokens, then how it ended.
-
-    TextIteratorStreamer decodes all that it holds at each token, keeps text back until a space, and
-    leaves its reader waiting when generate() raises. This one keeps its protocol (put, end, iteration) and
-    does neither: each token is decoded once, text waits only for the end of a character, and `fail` reaches
-    the reader.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        stop_ids: frozenset[int],
-        sampler: Sampler | None = None,
-        *,
-        prompt_tokens: int,
-        image_tokens: int = 0,
-        on_cancel: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(tokenizer, skip_prompt=True)
-        self.prompt_tokens = prompt_tokens
-        self.image_tokens = image_tokens
-        self.cached_tokens = 0  # known once the batch loop has taken the sequence
-        self._on_cancel = on_cancel
-        self._stop_ids, self._sampler = stop_ids, sampler
-        self._silent = frozenset(tokenizer.all_special_ids)
-        self._stopped = False
-        self._held: list[int] = []
-        self._decoder = DecodeStream(skip_special_tokens=True)
-        self._events: SimpleQueue[tuple[int, Logprobs | None] | BaseException | None] = SimpleQueue()
-        self._cancelled = threading.Event()
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt, once, which is skipped, then each token as generate() has it."""
-        if self.next_tokens_are_prompt:
-            self.next_tokens_are_prompt = False
-            return
-        for token in value.flatten().tolist():
-            self._events.put((token, None if self._sampler is None else self._sampler.logprobs))
-
-    def end(self) -> None:
-        """generate() is through: with a stop token, or at the limit."""
-        self._events.put(None)
-
-    def fail(self, error: BaseException) -> None:
-        """The thread's exception, to be raised where the stream is read."""
-        self._events.put(error)
-
-    def cancel(self) -> None:
-        """Stop generate() at its next token, or take it out of the queue."""
-        self._cancelled.set()
-        self._on_cancel()
-
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for more."""
-        return self._cancelled.is_set()
-
-    def __iter__(self) -> Iterator[Event]:
-        while True:
-            try:
-                event = self._events.get(timeout=TICK)
-            except Empty:
-                yield Idle()
-                continue
-            if isinstance(event, BaseException):
-                raise event
-            if event is None:
-                rest = self._text(self._held) if self._held else ""
-                # What is left of a character that the limit cut is no text.
-                yield Finish("stop" if self._stopped else "length", rest.rstrip("\ufffd"))
-                return
-            token, logprobs = event
-            self._stopped = token in self._stop_ids
-            silent = self._stopped or token in self._silent
-            yield Token(token, "" if silent else self._decode(token), logprobs)
-
-    def _decode(self, token: int) -> str:
-        self._held.append(token)
-        text: str | None = self._decoder.step(self.tokenizer.backend_tokenizer, token)
-        if text is not None:
-            self._held.clear()
-        elif len(self._held) >= HELD_TOKENS:
-            # No character has so many bytes. Only the last three may still begin one.
-            text, tail = self._text(self._held[:-3]), self._held[-3:]
-            self._decoder, self._held = DecodeStream(skip_special_tokens=True), []
-            text += "".join(self._decode(held) for held in tail)
-        return text or ""
-
-    def _text(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+    @torch.inference_mode()
+    def _score(self, work: Work) -> tuple[Logprobs | None, ...]:
+        """The log probabilities of a text prompt's tokens."""
+        ids = work.inputs["input_ids"]
+        model, count = self._model, work.request.sampling.top_logprobs or 0
+        hidden, head = model.base_model(input_ids=ids, use_cache=False)[0][0], model.get_output_embeddings()
+        found: list[Logprobs | None] = [None]
+        for start in range(0, ids.shape[1] - 1, SCORED):
+            wanted = ids[0, start + 1 : start + 1 + SCORED].tolist()
+            logits = head(hidden[start : start + len(wanted)])
+            found += logprobs(logits, wanted, [count] * len(wanted))
+        return tuple(found)
 
 
 class _Cancelled(StoppingCriteria):

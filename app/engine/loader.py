@@ -189,7 +189,7 @@ def _engine(
     return TransformersEngine(
         replace(spec, modalities=("text", "image") if vision else ("text",)),
         model,
-        PromptEncoder(processor, vision=vision, remote_code=remote),
+        PromptEncoder(processor, vision=vision, remote_code=remote, thinking_prompt=spec.thinking_prompt),
         defaults=defaults,
         context_length=checkpoint.context_length(spec, model),
         stop_ids=frozenset(stop_ids),
@@ -226,7 +226,7 @@ def _defaults(spec: ModelSpec, own: Any) -> Defaults:
     values: dict[str, Any] = {}
     for name, (fits, what) in DEFAULTS.items():
         value = getattr(spec.defaults, name)
-        if value is None:
+        if value is None and name != "thinking":
             value = getattr(own, "max_new_tokens" if name == "max_tokens" else name, None)
             if value is not None and not fits(value):
                 raise ModelLoadFailed(

@@ -56,6 +56,12 @@ class Lease:
         if release is not None:
             release()
 
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 class ModelRegistry:
     """Models by name, loaded lazily; `idle_unload` is in seconds, 0 keeps them for ever."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import LogitsProcessor, RepetitionPenaltyLogitsProcessor
+from transformers import LogitsProcessor
 
 from app.engine.types import Logprobs, Sampling
 from app.errors import GenerationFailed
@@ -25,26 +25,36 @@ COLDEST = 0.01
 
 
 class Sampler(LogitsProcessor):
-    """How one sequence's tokens are drawn. As a logits processor it leaves only the chosen token open, so
-    that generate()'s greedy search takes it.
+    """How one sequence's tokens are drawn, after `processors` of its own. As a logits processor it leaves
+    only the chosen token open, so that generate()'s greedy search takes it.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(
+        self, sampling: Sampling, processors: Sequence[LogitsProcessor] = (), choice: int = 0
+    ) -> None:
         self.greedy = sampling.temperature == 0
         self.temperature = max(sampling.temperature, COLDEST)
         self.top_k, self.top_p, self.min_p = sampling.top_k, sampling.top_p, sampling.min_p
         self.top_logprobs = sampling.top_logprobs
         self.logprobs: Logprobs | None = None  # of the last token, where they are asked for
-        self.processors: list[LogitsProcessor] = []  # what is not done for all sequences together
-        if sampling.repetition_penalty != 1.0:
-            self.processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
-        # torch.Generator would take 32 of a seed's 64 bits, and random.Random not its sign.
-        self._random = random.Random(seed % 2**64)  # noqa: S311
+        self.processors = list(processors)  # what is not done for all sequences together
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        # torch.Generator would take 32 of a seed's 64 bits, and random.Random not its sign. The choices of
+        # one seed draw apart from each other and from those of the next seed.
+        self._random = random.Random(f"{seed} {choice}" if choice else seed)  # noqa: S311
+        self._share: float | None = None
 
     def draw(self) -> float:
-        """The next random number of this sequence, uniform in 0 … 1."""
-        return self._random.random()
+        """The random number of this sequence's next token, uniform in 0 … 1; the same until `advance`, so
+        that a step that failed can be taken again.
+        """
+        if self._share is None:
+            self._share = self._random.random()
+        return self._share
+
+    def advance(self) -> None:
+        """The token that was drawn is taken."""
+        self._share = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (1, vocabulary) with all but the chosen token at -inf; raises GenerationFailed on NaN."""
@@ -54,6 +64,7 @@ class Sampler(LogitsProcessor):
         chosen = choose(scores, [self])[0]
         if chosen is None:
             raise numerical_error()
+        self.advance()
         if self.top_logprobs is not None:
             self.logprobs = logprobs(raw, [chosen], [self.top_logprobs])[0]
         if self.greedy:

@@ -4,7 +4,7 @@ A `ChatRequest` is what a client asked for, checked but not resolved. The comple
 `GenerationRequest` (pictures decoded, defaults filled in), which an `Engine` turns into a `Generation`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -41,27 +41,73 @@ class Message:
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """A chat completion as the client asked for it; None where it left the choice to the model."""
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a client may ask of any answer; None where it left the choice to the model. `top_logprobs` None
+    asks for no log probabilities at all.
+    """
 
-    messages: tuple[Message, ...]
     model: str | None = None
     max_tokens: int | None = None
     max_tokens_param: str = "max_tokens"
+    min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    n: int = 1
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    top_logprobs: int | None = None
     stream: bool = False
     include_usage: bool = False
 
 
 @dataclass(frozen=True)
+class Template:
+    """How a conversation is rendered. `thinking` None leaves it to the model; `variables` are for its chat
+    template, which may know them or not.
+    """
+
+    thinking: bool | None = None
+    variables: tuple[tuple[str, Any], ...] = ()
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+TEMPLATE = Template()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest(Wishes):
+    """A chat completion as the client asked for it."""
+
+    messages: tuple[Message, ...]
+    template: Template = TEMPLATE
+    max_thinking_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRequest(Wishes):
+    """Text completions, `n` for each of the prompts (texts or token ids), as the client asked for them; of
+    `best_of` for each prompt the likeliest `n` are wanted.
+    """
+
+    prompts: tuple[str | tuple[int, ...], ...]
+    echo: bool = False
+    best_of: int = 1
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. Temperature 0 is greedy; top_k 0 and min_p 0 are off; seed None draws a
-    fresh one; top_logprobs None tells no log probabilities.
+    fresh one; top_logprobs None tells no log probabilities. `stop_token_ids` are none before `min_tokens`.
     """
 
     temperature: float = 0.7
@@ -69,19 +115,33 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     top_logprobs: int | None = None
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One answer to be generated; `max_tokens` None means the model's default or what still fits."""
+    """`n` answers to one prompt: `messages`, or a `prompt` that is a text or token ids; `prompt_param` is its
+    place in the request. `max_tokens` None means the model's default or what still fits, and 0 none at all.
+    `score_prompt` asks for the log probabilities of the prompt's own tokens.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling
     max_tokens: int | None = None
     max_tokens_param: str = "max_tokens"
     ignore_eos: bool = False
+    n: int = 1
+    stop_token_ids: tuple[int, ...] = ()
+    template: Template = TEMPLATE
+    max_thinking_tokens: int | None = None
+    prompt: str | tuple[int, ...] | None = None
+    prompt_param: str = "messages"
+    score_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +153,15 @@ class Defaults:
     top_k: int | None = None
     repetition_penalty: float | None = None
     max_tokens: int | None = None
+    min_p: float | None = None
+    thinking: bool | None = None
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An entry of the catalogue."""
+    """An entry of the catalogue. `thinking_prompt` is put after the last question where a model's template
+    has no other way to ask for thinking.
+    """
 
     id: str
     source: str
@@ -110,6 +174,7 @@ class ModelSpec:
     aliases: tuple[str, ...] = ()
     trust_remote_code: bool = False
     revision: str | None = None
+    thinking_prompt: str | None = None
     defaults: Defaults = Defaults()
 
 
@@ -125,11 +190,12 @@ class Logprobs:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token and the text that it completes, which may be empty."""
+    """One generated token of a choice and the text that it completes, which may be empty."""
 
     id: int
     text: str
     logprobs: Logprobs | None = None
+    choice: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,10 +205,11 @@ class Idle:
 
 @dataclass(frozen=True)
 class Finish:
-    """The last event: why the model stopped, and text that was held back until then."""
+    """The last event of a choice: why the model stopped, and text that was held back until then."""
 
     reason: FinishReason
     text: str = ""
+    choice: int = 0
 
 
 Event = Token | Idle | Finish
@@ -151,19 +218,32 @@ Progress = Callable[[str, float], None]
 """Called by a load with what is being done and the share done, 0 … 1."""
 
 
-class Generation(Protocol):
-    """A running generation. Iterating it raises whatever was raised in its worker; `cancel` is idempotent.
-    `cached_tokens` are those of the prompt that were known and not computed again, once it runs.
+@dataclass(frozen=True)
+class PromptInfo:
+    """What became of a prompt: its tokens, how many of them stand for pictures and how many were known and
+    not computed again (once it runs). `thinking` says that it ends inside of a thought that the answer has to
+    end; `logprobs` are those of its tokens, where they were asked for, None for the first.
     """
 
-    prompt_tokens: int
-    image_tokens: int
-    cached_tokens: int
+    ids: tuple[int, ...]
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    thinking: bool = False
+    logprobs: tuple[Logprobs | None, ...] = ()
+
+
+class Generation(Protocol):
+    """Running choices, `n` for each request, numbered in order. Iterating raises whatever was raised in a
+    worker; `cancel` is idempotent.
+    """
 
     def __iter__(self) -> Iterator[Event]: ...
 
-    def cancel(self) -> None:
-        """Stop within a token or two; the worker's thread ends by itself."""
+    def prompts(self) -> Sequence[PromptInfo]:
+        """The prompt of each request."""
+
+    def cancel(self, choice: int | None = None) -> None:
+        """Stop a choice, or all, within a token or two; a worker's thread ends by itself."""
 
 
 class Engine(Protocol):
@@ -175,8 +255,17 @@ class Engine(Protocol):
     context_length: int
     modalities: tuple[str, ...]
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def submit(self, *requests: GenerationRequest) -> Generation:
         """Start a generation; raises InvalidRequest for a prompt that this model cannot take."""
+
+    def tokenize(self, request: GenerationRequest) -> Sequence[int]:
+        """The tokens of its prompt; raises InvalidRequest as `submit` does."""
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too; raises InvalidRequest for ids that are none."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for in the text's UTF-8."""
 
     def busy(self) -> tuple[int, int]:
         """How many generations run and how many wait for their turn."""

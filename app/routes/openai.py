@@ -1,10 +1,12 @@
-"""OpenAI's endpoints."""
+"""OpenAI's endpoints that generate, and those that tell about tokens."""
 
 from flask import Blueprint, Response, current_app, request
 
 from app.routes.hooks import client_left, json_body, json_response
 from app.routes.sse import stream
-from app.schemas import chat
+from app.schemas import chat, text
+from app.services import wire
+from app.services.completion import Completions
 
 bp = Blueprint("openai", __name__)
 
@@ -13,5 +15,35 @@ bp = Blueprint("openai", __name__)
 def chat_completions() -> Response:
     """A chat completion, whole or streamed."""
     asked = chat.load(json_body())
-    completion = current_app.extensions["completions"].start(asked, client_left(request))
+    completion = _completions().start(asked, client_left(request))
     return stream(completion) if asked.stream else json_response(completion.collect())
+
+
+@bp.post("/v1/completions")
+def completions() -> Response:
+    """Text completions, whole or streamed."""
+    asked = text.load(json_body())
+    completion = _completions().start(asked, client_left(request))
+    return stream(completion) if asked.stream else json_response(completion.collect())
+
+
+@bp.post("/v1/tokenize")
+def tokenize() -> Response:
+    """The tokens of a text, or of messages as the model's template renders them."""
+    asked = text.load_tokenize(json_body())
+    tokens = _completions().tokenize(asked.source, client_left(request))
+    return json_response(
+        wire.tokens(tokens.ids, tokens.context_length, tokens.bytes if asked.strings else None)
+    )
+
+
+@bp.post("/v1/detokenize")
+def detokenize() -> Response:
+    """The text of tokens."""
+    model, ids = text.load_detokenize(json_body())
+    return json_response({"prompt": _completions().detokenize(model, ids, client_left(request))})
+
+
+def _completions() -> Completions:
+    found: Completions = current_app.extensions["completions"]
+    return found

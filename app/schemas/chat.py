@@ -4,24 +4,22 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_load, pre_load
+from marshmallow import ValidationError, fields, post_load, pre_load, validate
 
-from app.engine.types import ChatRequest, ImagePart, Message
+from app.engine.types import ChatRequest, ImagePart, Message, Template
 from app.schemas.content import MAX_MESSAGES, MessageSchema
-from app.schemas.fields import Body, Flag, Integer, Items, Mapping, Number, Text, checked
+from app.schemas.fields import Flag, Integer, Items, Mapping, Text, checked
+from app.schemas.sampling import (
+    MAX_TOP_LOGPROBS,
+    NO_MEANING,
+    SamplingSchema,
+    check_min_tokens,
+    wishes,
+)
 
 log = logging.getLogger(__name__)
 
-MAX_STOPS = 16
-MAX_STOP_LENGTH = 500
-
 NOT_YET: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -30,58 +28,50 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "structured_outputs": (),
     "modalities": (["text"],),
     "audio": (),
-    "top_k": (),
-    "min_p": (0,),
-    "repetition_penalty": (),
-    "stop_token_ids": ([],),
-    "min_tokens": (0,),
-    "enable_thinking": (),
-    "reasoning_effort": (),
-    "max_thinking_tokens": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
     "mm_processor_kwargs": ({},),
     "return_media_info": (False,),
 }
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
-NO_MEANING: dict[str, Any] = {"metadata": {"description": "no meaning here"}, "allow_none": True}
-"""For OpenAI's fields that mean nothing here; their values are checked all the same."""
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+MAX_VARIABLES = 64
+OWN_VARIABLES = {
+    "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt",
+    "continue_final_message", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask",
+    "processor_kwargs", "tokenizer_kwargs", "sanitize_control_tokens", "load_audio_from_video", "padding",
+    "truncation", "max_length",
+}  # fmt: skip
+"""Arguments of transformers' apply_chat_template that are no variables of a template."""
 
 
-class StreamOptionsSchema(Body):
-    """{"include_usage": true}"""
+class Variables(Mapping):
+    """Variables for the chat template."""
 
-    include_usage = Flag(allow_none=True)
-
-
-class Stop(fields.Field[tuple[str, ...]]):
-    """A string or a list of strings."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> tuple[str, ...]:
-        text = Text(least=1, most=MAX_STOP_LENGTH)
-        if isinstance(value, str):
-            return (text.deserialize(value),)
-        if not isinstance(value, list):
-            raise ValidationError("must be a string or a list of strings")
-        return tuple(str(stop) for stop in Items(text, most=MAX_STOPS).deserialize(value))
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
+        given: dict[str, Any] = super()._deserialize(value, attr, data, **options)
+        if len(given) > MAX_VARIABLES:
+            raise ValidationError(f"has {len(given)} entries; the most is {MAX_VARIABLES}")
+        for name in given:
+            if not name.isidentifier() or name in OWN_VARIABLES:
+                raise ValidationError(f"names {name[:50]!r}, which is no variable of a template")
+        return given
 
 
-class ChatSchema(Body):
+class ChatSchema(SamplingSchema):
     """The body of a chat completion."""
 
-    model = Text(most=1000, least=1, allow_none=True)
     messages = Items(fields.Nested(MessageSchema), least=1, most=MAX_MESSAGES, required=True)
     max_tokens = Integer(low=1, high=10**9, allow_none=True)
     max_completion_tokens = Integer(low=1, high=10**9, allow_none=True)
-    temperature = Number(low=0, high=2, allow_none=True)
-    top_p = Number(above=0, high=1, allow_none=True)
-    seed = Integer(low=-(2**63), high=2**63 - 1, allow_none=True)
-    stop = Stop(allow_none=True)
-    ignore_eos = Flag(allow_none=True)
-    stream = Flag(allow_none=True)
-    stream_options = fields.Nested(StreamOptionsSchema, allow_none=True)
-    user = Text(**NO_MEANING)
+    logprobs = Flag(allow_none=True)
+    top_logprobs = Integer(low=0, high=MAX_TOP_LOGPROBS, allow_none=True)
+    enable_thinking = Flag(allow_none=True)
+    reasoning_effort = Text(
+        validate=validate.OneOf(EFFORTS, error=f"must be one of {', '.join(EFFORTS)}"), allow_none=True
+    )
+    max_thinking_tokens = Integer(low=0, high=10**9, allow_none=True)
+    chat_template_kwargs = Variables(allow_none=True)
+    add_generation_prompt = Flag(allow_none=True)
+    continue_final_message = Flag(allow_none=True)
     store = Flag(**NO_MEANING)
     metadata = Mapping(**NO_MEANING)
     service_tier = Text(**NO_MEANING)
@@ -114,21 +104,16 @@ class ChatSchema(Body):
         long, short = given.get("max_completion_tokens"), given.get("max_tokens")
         if long is not None and short is not None and long != short:
             raise ValidationError({"max_tokens": ["differs from max_completion_tokens; send one of them"]})
-        options = given.get("stream_options", {})
-        if "stream_options" in given and not given.get("stream"):
-            raise ValidationError({"stream_options": ["is for streams only: set stream to true"]})
+        most = short if long is None else long
+        check_min_tokens(given.get("min_tokens", 0), most)
         return ChatRequest(
+            **wishes(given),
             messages=tuple(_placed(message, index) for index, message in enumerate(given["messages"])),
-            model=given.get("model"),
-            max_tokens=short if long is None else long,
+            max_tokens=most,
             max_tokens_param="max_tokens" if long is None else "max_completion_tokens",
-            temperature=given.get("temperature"),
-            top_p=given.get("top_p"),
-            seed=given.get("seed"),
-            stop=given.get("stop", ()),
-            ignore_eos=given.get("ignore_eos", False),
-            stream=given.get("stream", False),
-            include_usage=bool(options.get("include_usage")),
+            top_logprobs=_top_logprobs(given),
+            template=_template(given),
+            max_thinking_tokens=given.get("max_thinking_tokens"),
         )
 
 
@@ -144,6 +129,44 @@ def _placed(message: Message, index: int) -> Message:
         for part in message.parts
     )
     return replace(message, parts=parts)
+
+
+def _top_logprobs(given: dict[str, Any]) -> int | None:
+    if given.get("logprobs"):
+        return int(given.get("top_logprobs", 0))
+    if given.get("top_logprobs"):
+        raise ValidationError({"top_logprobs": ["needs logprobs to be true"]})
+    return None
+
+
+def _template(given: dict[str, Any]) -> Template:
+    """How the conversation is to be rendered."""
+    variables = dict(given.get("chat_template_kwargs", {}))
+    effort = given.get("reasoning_effort")
+    wanted = {
+        "enable_thinking": given.get("enable_thinking"),
+        "chat_template_kwargs": variables.pop("enable_thinking", None),
+        "reasoning_effort": None if effort is None else effort != "none",
+    }
+    said = {name: value for name, value in wanted.items() if value is not None}
+    if len(set(said.values())) > 1:
+        raise ValidationError({next(iter(said)): [f"contradicts {list(said)[-1]}"]})
+    thinking = next(iter(said.values()), None)
+    if thinking not in (True, False, None):
+        raise ValidationError({"chat_template_kwargs": {"enable_thinking": ["must be true or false"]}})
+    if effort is not None:
+        variables.setdefault("reasoning_effort", effort)
+    going_on = given.get("continue_final_message", False)
+    if going_on and given["messages"][-1].role != "assistant":
+        raise ValidationError({"continue_final_message": ["needs the last message to be the assistant's"]})
+    if going_on and given.get("add_generation_prompt"):
+        raise ValidationError({"add_generation_prompt": ["contradicts continue_final_message"]})
+    return Template(
+        thinking,
+        tuple(sorted(variables.items())),
+        add_generation_prompt=given.get("add_generation_prompt", not going_on),
+        continue_final_message=going_on,
+    )
 
 
 def _like(value: Any) -> tuple[type, ...]:

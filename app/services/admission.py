@@ -2,49 +2,57 @@
 
 import threading
 
-from app.errors import Overloaded
+from app.errors import InvalidRequest, Overloaded
 
 
 class Admission:
-    """Counts the requests that are in the house; `limit` is streams plus queue."""
+    """Counts the answers that are in the house, run or waiting; `limit` is streams plus queue."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._inside = 0
         self._lock = threading.Lock()
 
-    def enter(self) -> "Ticket":
-        """A place for one request; raises Overloaded (429) if there is none."""
+    def enter(self, choices: int = 1, param: str = "n") -> "Ticket":
+        """A place for each choice of a request; raises Overloaded (429) if there is none now, InvalidRequest
+        that names `param` if there never is.
+        """
+        if choices > self._limit:
+            raise InvalidRequest(
+                f"The request asks for {choices} answers; this server runs and queues {self._limit} at most.",
+                param=param,
+            )
         with self._lock:
-            if self._inside >= self._limit:
+            if self._inside + choices > self._limit:
                 raise Overloaded(
-                    f"{self._inside} requests are running or waiting, as many as may be. Try again later.",
+                    f"{self._inside} answers are running or waiting; {self._limit} may be. Try again later.",
                     retry_after=2,
                 )
-            self._inside += 1
-        return Ticket(self)
+            self._inside += choices
+        return Ticket(self, choices)
 
-    def leave(self) -> None:
-        """One request fewer."""
+    def leave(self, choices: int) -> None:
+        """So many answers fewer."""
         with self._lock:
-            self._inside -= 1
+            self._inside -= choices
 
     def count(self) -> int:
-        """Requests inside."""
+        """Answers inside."""
         with self._lock:
             return self._inside
 
 
 class Ticket:
-    """One request's place, given back once however often `release` is called."""
+    """One request's places, given back once however often `release` is called."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, choices: int) -> None:
         self._admission: Admission | None = admission
+        self._choices = choices
         self._lock = threading.Lock()
 
     def release(self) -> None:
-        """Give the place back."""
+        """Give the places back."""
         with self._lock:
             admission, self._admission = self._admission, None
         if admission is not None:
-            admission.leave()
+            admission.leave(self._choices)

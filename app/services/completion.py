@@ -1,19 +1,31 @@
-"""A chat completion's life: resolve, prepare, admit, submit; then its text as one object or as chunks."""
+"""A completion's life: resolve, prepare, admit, submit; then its choices as one object or as chunks."""
 
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from app.engine.registry import Lease, ModelRegistry
-from app.engine.types import ChatRequest, FinishReason, Generation, Idle, Token
+from app.engine.types import (
+    ChatRequest,
+    Engine,
+    Finish,
+    Generation,
+    GenerationRequest,
+    Idle,
+    PromptInfo,
+    TextRequest,
+)
 from app.errors import ApiError, ClientLeft, RequestTimeout
 from app.services import prompt
 from app.services.admission import Admission, Ticket
-from app.services.output import StopStrings
-from app.services.wire import ChatWire, Usage, error
+from app.services.output import ChoiceOutput, Delta, joined
+from app.services.thinking import ThinkingParser
+from app.services.wire import ChatWire, Choice, Head, TextWire, Usage, error
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,24 +48,23 @@ class Completions:
         )
         self._preparing = threading.BoundedSemaphore(PREPARING)
 
-    def start(self, request: ChatRequest, client_left: Callable[[], bool] = lambda: False) -> "Completion":
+    def start(
+        self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
+    ) -> "Completion":
         """A completion that runs; everything that can be refused is refused here, by an ApiError.
 
         Raises ClientLeft if the client goes away meanwhile.
         """
         watch = _Watch(client_left, self._timeout)
-        ticket = self._admission.enter()
+        ticket = self._enter(request)
         lease: Lease | None = None
         try:
-            pictures = prompt.read(request, self._limits)  # before a model is loaded in vain
+            # What needs no model is looked at before one is loaded in vain.
+            pictures = prompt.read(request, self._limits) if isinstance(request, ChatRequest) else []
             lease = self._registry.get(request.model, watch=watch)
-            while not self._preparing.acquire(timeout=WATCH_EVERY):
-                watch()
-            try:
-                resolved = prompt.resolve(request, pictures, lease.engine, self._limits, watch)
-                generation = lease.engine.submit(resolved)
-            finally:
-                self._preparing.release()
+            with self._turn_to_prepare(watch):
+                resolved = self._resolved(request, pictures, lease.engine, watch)
+                generation = lease.engine.submit(*resolved)
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -61,34 +72,89 @@ class Completions:
             raise
         return Completion(request, generation, lease, ticket, watch)
 
+    def tokenize(
+        self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
+    ) -> "Tokens":
+        """The tokens of a request's prompt, which is prepared as for an answer; raises as `start` does."""
+        watch = _Watch(client_left, self._timeout)
+        pictures = prompt.read(request, self._limits) if isinstance(request, ChatRequest) else []
+        with self._registry.get(request.model, watch=watch) as lease, self._turn_to_prepare(watch):
+            engine = lease.engine
+            (resolved,) = self._resolved(request, pictures, engine, watch)
+            ids = engine.tokenize(resolved)
+            return Tokens(tuple(ids), engine.context_length, tuple(map(engine.token_bytes, ids)))
+
+    def detokenize(
+        self, model: str | None, ids: Sequence[int], client_left: Callable[[], bool] = lambda: False
+    ) -> str:
+        """The text of tokens; raises InvalidRequest for ids that are none."""
+        with self._registry.get(model, watch=_Watch(client_left, self._timeout)) as lease:
+            return lease.engine.detokenize(ids)
+
+    def _enter(self, request: ChatRequest | TextRequest) -> Ticket:
+        if isinstance(request, ChatRequest):
+            return self._admission.enter(request.n)
+        each = max(request.n, request.best_of)
+        return self._admission.enter(each * len(request.prompts), "n" if each > 1 else "prompt")
+
+    @contextmanager
+    def _turn_to_prepare(self, watch: "_Watch") -> Iterator[None]:
+        while not self._preparing.acquire(timeout=WATCH_EVERY):
+            watch()
+        try:
+            yield
+        finally:
+            self._preparing.release()
+
+    def _resolved(
+        self, request: ChatRequest | TextRequest, pictures: list[bytes], engine: Engine, watch: "_Watch"
+    ) -> list[GenerationRequest]:
+        if isinstance(request, ChatRequest):
+            return [prompt.resolve(request, pictures, engine, self._limits, watch)]
+        return prompt.plain(request, engine)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a prompt, with what each stands for, and how many the model takes."""
+
+    ids: tuple[int, ...]
+    context_length: int
+    bytes: tuple[bytes, ...]
+
 
 class Completion:
-    """One answer while it is made. It must be closed, read or not; reading it to the end closes it."""
+    """Some choices while they are made. It must be closed, read or not; reading it to the end closes it."""
 
     def __init__(
-        self, request: ChatRequest, generation: Generation, lease: Lease, ticket: Ticket, watch: "_Watch"
+        self,
+        request: ChatRequest | TextRequest,
+        generation: Generation,
+        lease: Lease,
+        ticket: Ticket,
+        watch: "_Watch",
     ) -> None:
         self._request = request
         self._generation = generation
         self._lease = lease
         self._ticket = ticket
         self._watch = watch
-        self._stops = StopStrings(request.stop)
-        self._tokens = 0
+        self._each = max(request.n, request.best_of) if isinstance(request, TextRequest) else request.n
+        self._outputs = [_output(request, info) for info in generation.prompts() for _ in range(self._each)]
         self._closed = self._failed = False
-        self._reason: FinishReason | None = None
-        self._wire = ChatWire(
-            id=f"chatcmpl-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=lease.engine.spec.id,
-            include_usage=request.include_usage,
-        )
+        self._wire = self._chosen_wire(lease.engine)
 
     def collect(self) -> dict[str, Any]:
         """The whole answer; raises what the generation raised, RequestTimeout or ClientLeft."""
         try:
-            text = "".join(piece for piece in self._pieces() if piece)
-            return self._wire.completion(text, self._reason or "stop", self._usage())
+            parts: list[list[Delta]] = [[] for _ in self._outputs]
+            for index, delta in self._deltas():
+                parts[index].append(delta)
+            made = [
+                Choice(joined(part), output.reason or "stop", index // self._each)
+                for index, (part, output) in enumerate(zip(parts, self._outputs, strict=True))
+            ]
+            return self._wire.whole(self._best(made), self._usage())
         except ClientLeft:
             raise
         except Exception:
@@ -100,10 +166,12 @@ class Completion:
     def events(self) -> Iterator[dict[str, Any] | None]:
         """Chunks as they come; None when there is nothing to say. An ApiError becomes the last events."""
         try:
-            yield self._wire.role()
-            for piece in self._pieces():
-                yield self._wire.delta(piece) if piece else None
-            yield self._wire.finish(self._reason or "stop")
+            for index in range(len(self._outputs)):
+                yield self._wire.begin(index)
+            for index, delta in self._deltas():
+                yield self._wire.delta(index, delta) if delta else None
+                if reason := self._outputs[index].reason:
+                    yield self._wire.finish(index, reason)
             if self._request.include_usage:
                 yield self._wire.usage(self._usage())
         except ClientLeft:
@@ -114,7 +182,9 @@ class Completion:
                 log.exception("a stream failed")
                 problem = ApiError("The server failed; its log has the details under the request's id.")
             yield error(problem)
-            yield self._wire.finish("error")
+            for index, output in enumerate(self._outputs):
+                if output.reason is None:
+                    yield self._wire.finish(index, "error")
         finally:
             self.close()
 
@@ -123,34 +193,72 @@ class Completion:
         if not self._closed:
             self._closed = True
             seconds = time.monotonic() - self._watch.started
-            how = "failed" if self._failed else self._reason or "client disconnected"
-            log.info("%d + %d tokens, %s, %.2f s", *self._counts(), how, seconds)
+            reasons = {output.reason or "client disconnected" for output in self._outputs}
+            usage = self._usage()
+            how = "failed" if self._failed else ", ".join(sorted(reasons))
+            log.info("%d + %d tokens, %s, %.2f s", usage.prompt_tokens, usage.completion_tokens, how, seconds)
         self._generation.cancel()
         self._lease.release()
         self._ticket.release()
 
-    def _pieces(self) -> Iterator[str]:
-        """Text that can be shown, empty when there is none; sets the finish reason."""
+    def _deltas(self) -> Iterator[tuple[int, Delta]]:
+        """What is new and in which choice, as it comes; nothing new where there is only time to look."""
+        running = len(self._outputs)
         for event in self._generation:
             self._watch()
             if isinstance(event, Idle):
-                yield ""
-            elif isinstance(event, Token):
-                self._tokens += 1
-                yield self._stops.push(event.text)
-                if self._stops.found:
-                    self._reason = "stop"
+                yield 0, Delta()
+                continue
+            output = self._outputs[event.choice]
+            if output.ended():
+                continue  # a stop string has ended it; this is what was under way
+            yield event.choice, output.push(event)
+            if output.ended():
+                self._generation.cancel(event.choice)
+                running -= 1
+                if not running:
                     return
-            else:
-                yield self._stops.push(event.text) + self._stops.flush()
-                self._reason = "stop" if self._stops.found else event.reason
+        for index, output in enumerate(self._outputs):
+            if not output.ended():  # an engine that ended without a word
+                yield index, output.push(Finish("stop"))
+
+    def _best(self, made: list[Choice]) -> list[Choice]:
+        """The choices that were asked for: of each prompt's, the likeliest by token."""
+        request = self._request
+        if not isinstance(request, TextRequest) or request.best_of <= request.n:
+            return made
+        found: list[Choice] = []
+        for first in range(0, len(made), request.best_of):
+            some = range(first, first + request.best_of)
+            order = sorted(some, key=lambda index: -self._outputs[index].mean_logprob())
+            found += [made[index] for index in order[: request.n]]
+        return found
+
+    def _chosen_wire(self, engine: Engine) -> ChatWire | TextWire:
+        request = self._request
+        asked = (engine.spec.id, request.include_usage, request.top_logprobs, engine.token_bytes)
+        if isinstance(request, ChatRequest):
+            return ChatWire(Head(f"chatcmpl-{uuid.uuid4().hex}", *asked))
+        echoed = None
+        if request.echo:
+            echoed = [text if isinstance(text, str) else engine.detokenize(text) for text in request.prompts]
+        head = Head(f"cmpl-{uuid.uuid4().hex}", *asked)
+        return TextWire(head, self._generation.prompts, echoed, self._each)
 
     def _usage(self) -> Usage:
-        generation = self._generation
-        return Usage(*self._counts(), generation.image_tokens, generation.cached_tokens)
+        prompts = self._generation.prompts()
+        return Usage(
+            sum(len(prompt.ids) for prompt in prompts),
+            sum(output.tokens for output in self._outputs),
+            image_tokens=sum(prompt.image_tokens for prompt in prompts),
+            cached_tokens=sum(prompt.cached_tokens for prompt in prompts),
+            reasoning_tokens=sum(output.reasoning_tokens for output in self._outputs),
+        )
 
-    def _counts(self) -> tuple[int, int]:
-        return self._generation.prompt_tokens, self._tokens
+
+def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutput:
+    thinking = ThinkingParser(info.thinking) if isinstance(request, ChatRequest) else None
+    return ChoiceOutput(request.stop, min_tokens=request.min_tokens, thinking=thinking)
 
 
 class _Watch:

@@ -12,6 +12,8 @@ from app.engine.types import (
     Message,
     Part,
     Sampling,
+    TextRequest,
+    Wishes,
 )
 from app.errors import InvalidRequest
 from app.media import images
@@ -66,16 +68,44 @@ def resolve(
     if parts and "image" not in engine.modalities:
         raise InvalidRequest("This model takes text only, no pictures.", param=parts[0].param)
     pictures = _decoded(parts, data, limits, watch)
+    template = request.template
+    if template.thinking is None:
+        template = replace(template, thinking=engine.defaults.thinking)
     return GenerationRequest(
         messages=tuple(
             Message(message.role, tuple(_with_picture(part, pictures) for part in message.parts))
             for message in request.messages
         ),
-        sampling=_sampling(request, engine.defaults),
+        sampling=sampling(request, engine.defaults),
         max_tokens=request.max_tokens,
         max_tokens_param=request.max_tokens_param,
         ignore_eos=request.ignore_eos,
+        n=request.n,
+        stop_token_ids=request.stop_token_ids,
+        template=template,
+        max_thinking_tokens=request.max_thinking_tokens,
     )
+
+
+def plain(request: TextRequest, engine: Engine) -> list[GenerationRequest]:
+    """The generations that a text completion asks of a model, one for each prompt."""
+    wanted = sampling(request, engine.defaults)
+    if request.best_of > request.n and wanted.top_logprobs is None:
+        wanted = replace(wanted, top_logprobs=0)  # the likeliest are to be found
+    return [
+        GenerationRequest(
+            messages=(),
+            prompt=prompt,
+            prompt_param=f"prompt[{index}]" if len(request.prompts) > 1 else "prompt",
+            sampling=wanted,
+            max_tokens=request.max_tokens,
+            ignore_eos=request.ignore_eos,
+            n=max(request.n, request.best_of),
+            stop_token_ids=request.stop_token_ids,
+            score_prompt=request.echo and request.top_logprobs is not None,
+        )
+        for index, prompt in enumerate(request.prompts)
+    ]
 
 
 def _pictures(request: ChatRequest) -> list[ImagePart]:
@@ -94,14 +124,32 @@ def _with_picture(part: Part, pictures: Iterator[ImagePart]) -> Part:
     return next(pictures) if isinstance(part, ImagePart) else part
 
 
-def _sampling(request: ChatRequest, defaults: Defaults) -> Sampling:
+def sampling(request: Wishes, defaults: Defaults) -> Sampling:
+    """How tokens are drawn: as the request says, then the model; raises InvalidRequest for several choices of
+    which all would be the same.
+    """
+
     def first(*values: float | None) -> float:
         return next(value for value in values if value is not None)
 
+    temperature = first(request.temperature, defaults.temperature, TEMPERATURE)
+    best_of = request.best_of if isinstance(request, TextRequest) else 1
+    choices = max(request.n, best_of)
+    if temperature == 0 and choices > 1:
+        raise InvalidRequest(
+            f"{choices} choices at temperature 0 would all be the same; ask for one, or raise it.",
+            param="n" if request.n > 1 else "best_of",
+        )
     return Sampling(
-        temperature=first(request.temperature, defaults.temperature, TEMPERATURE),
+        temperature=temperature,
         top_p=first(request.top_p, defaults.top_p, 1.0),
-        top_k=int(first(defaults.top_k, 0)),
-        repetition_penalty=first(defaults.repetition_penalty, 1.0),
+        top_k=int(first(request.top_k, defaults.top_k, 0)),
+        min_p=first(request.min_p, defaults.min_p, 0.0),
+        repetition_penalty=first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        logit_bias=request.logit_bias,
         seed=request.seed,
+        top_logprobs=request.top_logprobs,
+        min_tokens=request.min_tokens,
     )

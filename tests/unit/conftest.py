@@ -26,6 +26,7 @@ from app.engine.types import (
     Message,
     ModelSpec,
     Progress,
+    PromptInfo,
     TextPart,
     Token,
 )
@@ -53,17 +54,21 @@ def says(*texts: str, reason: Any = "stop", rest: str = "") -> list[Step]:
 class ScriptedGeneration:
     """A generation that follows a script; knows how often it was cancelled."""
 
-    prompt_tokens = 5
-    image_tokens = 3
-    cached_tokens = 2
-
-    def __init__(self, script: Sequence[Step]) -> None:
+    def __init__(self, script: Sequence[Step], info: PromptInfo, prompts: int = 1) -> None:
         self._script = script
+        self._prompts = [info] * prompts
         self.cancelled = 0
+        self.cancelled_choices: list[int] = []
         self.started = False
 
-    def cancel(self) -> None:
-        self.cancelled += 1
+    def prompts(self) -> Sequence[PromptInfo]:
+        return self._prompts
+
+    def cancel(self, choice: int | None = None) -> None:
+        if choice is None:
+            self.cancelled += 1
+        else:
+            self.cancelled_choices.append(choice)
 
     def __iter__(self) -> Iterator[Event]:
         self.started = True
@@ -91,17 +96,28 @@ class ScriptedEngine:
         self.script = script
         self.spec = spec
         self.defaults = Defaults()
+        self.info = PromptInfo((72, 101, 108, 108, 111), image_tokens=3, cached_tokens=2)
         self.refuses: Exception | None = None
         self.requests: list[GenerationRequest] = []
         self.generations: list[ScriptedGeneration] = []
         self.closed = 0
 
-    def submit(self, request: GenerationRequest) -> ScriptedGeneration:
+    def submit(self, *requests: GenerationRequest) -> ScriptedGeneration:
         if self.refuses is not None:
             raise self.refuses
-        self.requests.append(request)
-        self.generations.append(ScriptedGeneration(self.script))
+        self.requests += requests
+        self.generations.append(ScriptedGeneration(self.script, self.info, len(requests)))
         return self.generations[-1]
+
+    def tokenize(self, request: GenerationRequest) -> Sequence[int]:
+        self.requests.append(request)
+        return self.info.ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def token_bytes(self, token: int) -> bytes:
+        return chr(token).encode()
 
     def busy(self) -> tuple[int, int]:
         return len(self.generations), 2

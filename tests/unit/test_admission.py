@@ -12,7 +12,7 @@ from app.services.admission import Admission, Ticket
 def test_over_the_limit_a_request_is_refused_with_a_time_to_come_back() -> None:
     admission = Admission(2)
     tickets = [admission.enter(), admission.enter()]
-    with pytest.raises(Overloaded, match="2 requests") as caught:
+    with pytest.raises(Overloaded, match="2 answers") as caught:
         admission.enter()
     assert caught.value.retry_after is not None
     assert caught.value.retry_after > 0

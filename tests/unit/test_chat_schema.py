@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.engine.types import ChatRequest, ImagePart, Message, TextPart
+from app.engine.types import ChatRequest, ImagePart, Message, Template, TextPart
 from app.errors import InvalidRequest
 from app.schemas import chat
 from tests.unit.conftest import HELLO
@@ -53,7 +53,19 @@ def test_all_fields_arrive() -> None:
     "name",
     sorted(
         {"model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream"}
-        | {"stream_options", *chat.NOT_YET, *chat.NO_MEANING}
+        | {
+            "stream_options",
+            "n",
+            "logprobs",
+            "top_logprobs",
+            "logit_bias",
+            "top_k",
+            "min_p",
+            "stop_token_ids",
+        }
+        | {"presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens", "enable_thinking"}
+        | {"reasoning_effort", "max_thinking_tokens", "chat_template_kwargs", "add_generation_prompt"}
+        | {"continue_final_message", *chat.NOT_YET}
     ),
 )
 def test_null_is_as_good_as_absent(name: str) -> None:
@@ -110,6 +122,35 @@ def test_stop_is_a_string_or_a_list(given: Any, stop: tuple[str, ...]) -> None:
         ({"stop": ["a", ""]}, "stop[1]"),
         ({"stop": ["a", "b", None]}, "stop[2]"),
         ({"stop": ["x" * 501]}, "stop[0]"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": True}, "n"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 3}, "top_logprobs"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"logit_bias": []}, "logit_bias"),
+        ({"logit_bias": {"five": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"5": None}}, "logit_bias"),
+        ({"logit_bias": {"5": 1, "05": 2}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({"enable_thinking": "yes"}, "enable_thinking"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"reasoning_effort": "none", "enable_thinking": True}, "enable_thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "enable_thinking": True}, "enable_thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": 3}}, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+        ({"max_thinking_tokens": -1}, "max_thinking_tokens"),
+        ({"continue_final_message": True}, "continue_final_message"),
         ({"stream": 1}, "stream"),
         ({"stream": "true"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -140,23 +181,11 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
 
 
 ASKING: dict[str, list[Any]] = {
-    "n": [2, True, "1", 0],
-    "logprobs": [True, 0],
-    "top_logprobs": [3, False],
-    "presence_penalty": [0.5, "0", False],
-    "frequency_penalty": [-1],
-    "logit_bias": [{"5": 1}, []],
     "tools": [[{"type": "function"}], {}],
     "tool_choice": ["required", {"type": "function"}],
     "response_format": [{"type": "json_object"}, "text"],
-    "top_k": [5, 0, -1],
-    "min_p": [0.1],
-    "repetition_penalty": [1.1, 1, True],
-    "enable_thinking": [True, False],
-    "reasoning_effort": ["high", 7],
-    "chat_template_kwargs": [{"chat_template": "x"}],
-    "add_generation_prompt": [False],
     "structured_outputs": [{}],
+    "mm_processor_kwargs": [{"max_pixels": 5}],
 }
 
 
@@ -189,6 +218,63 @@ def test_fields_without_meaning_change_nothing_but_must_be_possible(name: str) -
     place, text = problem(HELLO | {name: wrong})
     assert place == name
     assert "expected" in text
+
+
+def test_every_wish_reaches_the_request() -> None:
+    body = HELLO | {
+        "top_k": -1,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "presence_penalty": -2,
+        "frequency_penalty": 2,
+        "logit_bias": {"5": -100, "7": 0.5},
+        "n": 128,
+        "stop_token_ids": [7],
+        "min_tokens": 3,
+        "ignore_eos": True,
+        "logprobs": True,
+        "max_thinking_tokens": 9,
+    }
+    assert chat.load(body) == ChatRequest(
+        messages=chat.load(HELLO).messages,
+        top_k=0,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=-2.0,
+        frequency_penalty=2.0,
+        logit_bias=((5, -100.0), (7, 0.5)),
+        n=128,
+        stop_token_ids=(7,),
+        min_tokens=3,
+        ignore_eos=True,
+        top_logprobs=0,
+        max_thinking_tokens=9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "template"),
+    [
+        ({}, Template()),
+        ({"enable_thinking": False}, Template(False)),
+        ({"chat_template_kwargs": {"enable_thinking": True, "x": 1}}, Template(True, (("x", 1),))),
+        ({"reasoning_effort": "none"}, Template(False, (("reasoning_effort", "none"),))),
+        ({"reasoning_effort": "low"}, Template(True, (("reasoning_effort", "low"),))),
+        ({"add_generation_prompt": False}, Template(add_generation_prompt=False)),
+    ],
+)
+def test_how_a_conversation_is_rendered_is_the_clients_choice(
+    given: dict[str, Any], template: Template
+) -> None:
+    assert chat.load(HELLO | given).template == template
+
+
+def test_the_last_message_can_be_gone_on_with() -> None:
+    body = {"messages": [*HELLO["messages"], {"role": "assistant", "content": "Once"}]}
+    going_on = body | {"continue_final_message": True}
+    template = Template(add_generation_prompt=False, continue_final_message=True)
+    assert chat.load(going_on).template == template
+    assert problem(going_on | {"add_generation_prompt": True})[0] == "add_generation_prompt"
 
 
 def test_unknown_fields_are_ignored_and_noted(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from app.engine.types import Defaults, Finish, ImagePart, Message, ModelSpec, Token
+from app.engine.types import Defaults, Finish, ImagePart, Message, ModelSpec, TextRequest, Token
 from app.errors import (
     ApiError,
     ClientLeft,
@@ -257,14 +258,14 @@ def test_a_stream_that_is_left_in_the_middle_is_freed(house: House) -> None:
 
 
 def test_everything_is_given_back_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[None] = []
-    monkeypatch.setattr(house.admission, "leave", lambda: left.append(None))
+    left: list[int] = []
+    monkeypatch.setattr(house.admission, "leave", left.append)
     other = house.registry.get(None)
     completion: Completion = house.completions.start(asked())
     completion.collect()
     for _ in range(3):
         completion.close()
-    assert len(left) == 1
+    assert left == [1]
     assert house.registry.unload_idle(0.0) == []  # the other lease is still there
     other.release()
     assert house.registry.unload_idle(0.0) == ["scripted"]
@@ -344,3 +345,75 @@ def test_held_back_text_comes_with_the_end(house: House) -> None:
     house.engine.script = [Token(1, "x"), Finish("length", "yz")]
     events = list(house.completions.start(asked(stop=("zebra",))).events())
     assert (text_of(events), reasons(events)) == ("xyz", ["length"])
+
+
+INTERLEAVED: list[Step] = [
+    Token(1, "a", choice=1),
+    Token(2, "x", choice=0),
+    Token(3, "b", choice=1),
+    Finish("length", choice=0),
+    Token(4, "STOP", choice=1),
+    Token(5, "more", choice=1),
+    Finish("stop", choice=1),
+]
+
+
+def test_choices_are_put_together_each_with_its_own_end(house: House) -> None:
+    house.engine.script = INTERLEAVED
+    body = house.completions.start(asked(n=2, temperature=1.0, stop=("STOP",))).collect()
+    found = [(one["index"], one["message"]["content"], one["finish_reason"]) for one in body["choices"]]
+    assert found == [(0, "x", "length"), (1, "ab", "stop")]
+    assert body["usage"]["completion_tokens"] == 4
+    assert house.engine.generations[0].cancelled_choices == [0, 1]
+    assert free(house)
+
+
+def test_streamed_choices_tell_which_they_are(house: House) -> None:
+    house.engine.script = INTERLEAVED
+    events = list(house.completions.start(asked(n=2, temperature=1.0, stop=("STOP",))).events())
+    choices = [choice for event in events if event for choice in event["choices"]]
+    assert [choice["index"] for choice in choices if "role" in choice["delta"]] == [0, 1]
+    ends = {one["index"]: one["finish_reason"] for one in choices if one["finish_reason"]}
+    assert ends == {0: "length", 1: "stop"}
+    texts = ["".join(one["delta"].get("content", "") for one in choices if one["index"] == n) for n in (0, 1)]
+    assert texts == ["x", "ab"]
+
+
+def test_an_error_ends_every_choice_that_still_runs(house: House) -> None:
+    house.engine.script = [Finish("stop", choice=0), GenerationFailed("broken")]
+    events = list(house.completions.start(asked(n=2, temperature=1.0)).events())
+    choices = [choice for event in events if event for choice in event.get("choices", [])]
+    assert {one["index"]: one["finish_reason"] for one in choices if one["finish_reason"]} == {
+        0: "stop",
+        1: "error",
+    }
+    assert free(house)
+
+
+def test_each_choice_takes_a_place(house: House) -> None:
+    limit = house.settings.max_concurrent + house.settings.max_queue
+    first = house.completions.start(asked(n=100, temperature=1.0))
+    assert house.admission.count() == 100
+    with pytest.raises(Overloaded):
+        house.completions.start(asked(n=limit - 99, temperature=1.0))
+    first.close()
+    assert house.admission.count() == 0
+    many = TextRequest(prompts=("a",) * 3, n=limit // 2, temperature=1.0)
+    with pytest.raises(InvalidRequest) as caught:
+        house.completions.start(many)
+    assert caught.value.param == "n"
+
+
+def test_a_thought_is_told_apart_where_the_prompt_has_opened_it(house: House) -> None:
+    house.engine.info = replace(house.engine.info, thinking=True)
+    house.engine.script = says("hmm", "</think>", "four")
+    body = house.completions.start(asked()).collect()
+    message = body["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hmm", "four")
+    assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] == 2
+
+
+def test_text_completions_leave_thoughts_in_the_text(house: House) -> None:
+    house.engine.script = says("<think>", "hmm")
+    body = house.completions.start(TextRequest(prompts=("a",))).collect()
+    assert body["choices"][0]["text"] == "<think>hmm"

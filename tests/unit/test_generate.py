@@ -104,7 +104,7 @@ def tokens(engine: TransformersEngine, request: GenerationRequest) -> int:
 
 
 def room(engine: TransformersEngine) -> int:
-    return engine.context_length - engine.submit(REQUEST).prompt_tokens
+    return engine.context_length - len(engine.submit(REQUEST).prompts()[0].ids)
 
 
 def test_the_token_limit_is_the_requests_else_the_models(engine: TransformersEngine) -> None:

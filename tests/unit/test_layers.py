@@ -47,8 +47,8 @@ LAZY_FILES = {
 EAGER_FILES = {
     f"app/engine/{name}.py"
     for name in (
-        "attention", "batch", "cache", "decoder", "embedding", "encode", "generate", "linear", "sampling",
-        "vision",
+        "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "generate", "linear",
+        "pieces", "processors", "sampling", "stream", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}

@@ -6,7 +6,9 @@ from random import Random
 
 import pytest
 
-from app.services.output import StopStrings
+from app.engine.types import Finish, Logprobs, Token
+from app.services.output import ChoiceOutput, Delta, StopStrings, joined
+from app.services.thinking import ThinkingParser
 
 
 def run(stops: tuple[str, ...], pieces: Iterable[str]) -> tuple[str, bool]:
@@ -106,3 +108,61 @@ def test_after_a_stop_string_nothing_is_shown() -> None:
     assert output.push("axb") == "a"
     assert output.found
     assert [output.push("more"), output.flush()] == ["", ""]
+
+
+def scored(token: int, text: str) -> Token:
+    return Token(token, text, Logprobs(-float(token)))
+
+
+def tokens_of(deltas: list[Delta]) -> list[list[int]]:
+    return [[one.token for one in delta.scored] for delta in deltas]
+
+
+def test_log_probabilities_come_with_the_text_of_their_tokens() -> None:
+    output = ChoiceOutput(("STOP",))
+    deltas = [output.push(scored(1, "a")), output.push(scored(2, "ST")), output.push(scored(3, "ARE"))]
+    assert [delta.content for delta in deltas] == ["a", "", "STARE"]
+    assert tokens_of(deltas) == [[1], [], [2, 3]]
+
+
+def test_tokens_of_a_stop_string_have_no_log_probabilities_to_tell() -> None:
+    output = ChoiceOutput(("STOP",))
+    deltas = [output.push(scored(1, "ab")), output.push(scored(2, "cST")), output.push(scored(3, "OP"))]
+    assert "".join(delta.content for delta in deltas) == "abc"
+    assert tokens_of(deltas) == [[1], [2], []]
+    assert output.reason == "stop"
+
+
+def test_the_token_that_ends_a_turn_is_no_part_of_the_answer() -> None:
+    output = ChoiceOutput(())
+    deltas = [output.push(scored(1, "a")), output.push(scored(2, "")), output.push(Finish("stop"))]
+    assert [one for delta in tokens_of(deltas) for one in delta] == [1]
+    assert output.tokens == 2
+
+
+def test_at_the_limit_every_token_is_told_also_half_a_character() -> None:
+    output = ChoiceOutput(())
+    deltas = [output.push(scored(1, "a")), output.push(scored(2, "")), output.push(Finish("length"))]
+    assert [one for delta in tokens_of(deltas) for one in delta] == [1, 2]
+
+
+def test_stop_strings_are_none_before_the_least_number_of_tokens() -> None:
+    output = ChoiceOutput(("b",), min_tokens=3)
+    deltas = [output.push(Token(1, text)) for text in ("a", "b", "c", "b")]
+    assert "".join(delta.content for delta in deltas) == "abc"
+    assert output.reason == "stop"
+
+
+def test_thoughts_are_counted_and_have_no_stop_strings() -> None:
+    output = ChoiceOutput(("b",), thinking=ThinkingParser(inside=True))
+    deltas = [output.push(Token(1, text)) for text in ("a", "b", "</think>", "c", "b")]
+    whole = joined(deltas)
+    assert (whole.reasoning, whole.content, output.reason) == ("ab", "c", "stop")
+    assert (output.tokens, output.reasoning_tokens) == (5, 3)
+
+
+def test_the_mean_log_probability_is_by_token() -> None:
+    output = ChoiceOutput(())
+    for token in (1, 2, 3):
+        output.push(scored(token, "x"))
+    assert output.mean_logprob() == -2.0

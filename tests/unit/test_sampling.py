@@ -9,6 +9,7 @@ from tests import tiny_models  # prepares torchvision
 # isort: split
 import torch
 
+from app.engine import processors
 from app.engine.sampling import Sampler
 from app.engine.types import Sampling
 from app.errors import GenerationFailed
@@ -137,7 +138,7 @@ def test_a_small_min_p_still_draws_beyond_the_sorted_candidates() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.7])
 def test_log_probabilities_are_the_models_own(temperature: float) -> None:
     sampling = Sampling(temperature, top_k=3, repetition_penalty=1.8, top_logprobs=3, seed=2)
-    sampler = Sampler(sampling)
+    sampler = Sampler(sampling, processors.of(sampling, 1, (), "cpu"))
     seen: Any = torch.tensor([[0, 1]])
     chosen = int(sampler(seen, LOGITS).argmax())
     wanted = LOGITS.log_softmax(-1)[0]
@@ -151,3 +152,11 @@ def test_nobody_pays_for_log_probabilities_unasked() -> None:
     sampler = Sampler(Sampling(1.0))
     sampler(NONE, LOGITS)
     assert sampler.logprobs is None
+
+
+def test_the_choices_of_a_seed_draw_apart_and_the_first_as_if_it_were_alone() -> None:
+    sampling = Sampling(1.0, seed=5)
+    draws_of = [Sampler(sampling, (), choice).draw() for choice in range(50)]
+    assert len(set(draws_of)) == 50
+    assert draws_of[0] == Sampler(sampling).draw()
+    assert Sampler(Sampling(1.0, seed=6)).draw() not in draws_of

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from app.engine.generate import HELD_TOKENS, TokenStream
+from app.engine.stream import HELD_TOKENS, SHOWN, TokenStream
 from app.engine.types import Event, Finish, Idle, Token
 from app.errors import GenerationFailed
 
@@ -31,7 +31,7 @@ def tokenizer(request: pytest.FixtureRequest, tiny: Callable[[str], pathlib.Path
 
 def stream_of(tokenizer: Any, ids: Iterable[int], stop_ids: frozenset[int] = frozenset()) -> TokenStream:
     """A stream that has taken a prompt and these tokens."""
-    stream = TokenStream(tokenizer, stop_ids, prompt_tokens=2)
+    stream = TokenStream(tokenizer, stop_ids)
     stream.put(torch.tensor([[5, 6]]))
     for token in ids:
         stream.put(torch.tensor([token]))
@@ -78,12 +78,23 @@ def test_a_text_arrives_byte_by_byte(tokenizer: Any, text: str) -> None:
 def test_random_tokens_give_what_the_tokenizer_decodes(tokenizer: Any) -> None:
     random = Random(3)
     wrong = []
+    added = tokenizer.get_added_vocab()
+    usual = [token for token in range(len(tokenizer)) if token not in {added.get(name) for name in SHOWN}]
     for _ in range(1500):
-        ids = [random.randrange(len(tokenizer)) for _ in range(random.randint(1, 30))]
+        ids = [random.choice(usual) for _ in range(random.randint(1, 30))]
         whole = tokenizer.decode(ids, skip_special_tokens=True)
         if text_of(tokenizer, ids).rstrip(REPLACEMENT) != whole.rstrip(REPLACEMENT):
             wrong.append(ids)
     assert wrong[:3] == []
+
+
+def test_tokens_that_structure_an_answer_are_shown_also_where_they_are_special(tokenizer: Any) -> None:
+    added = tokenizer.get_added_vocab()
+    name = next(name for name in SHOWN if name in added)
+    half = byte_ids_of(tokenizer)[0xE4]
+    ids = [*tokenizer.encode("before", add_special_tokens=False), half, added[name]]
+    after = tokenizer.encode("after", add_special_tokens=False)
+    assert text_of(tokenizer, [*ids, *after]) == f"before{REPLACEMENT}{name}after"
 
 
 @pytest.mark.parametrize("count", [1, HELD_TOKENS - 2, HELD_TOKENS - 1, HELD_TOKENS, 3 * HELD_TOKENS])
@@ -138,13 +149,13 @@ def test_what_the_thread_raised_reaches_the_reader_after_the_tokens_before_it(to
 
 
 def test_a_silent_stream_is_idle(tokenizer: Any) -> None:
-    stream = TokenStream(tokenizer, frozenset(), prompt_tokens=1)
+    stream = TokenStream(tokenizer, frozenset())
     assert next(iter(stream)) == Idle()
 
 
 def test_cancel_is_told_once_and_for_all(tokenizer: Any) -> None:
     told: list[None] = []
-    stream = TokenStream(tokenizer, frozenset(), prompt_tokens=1, on_cancel=lambda: told.append(None))
+    stream = TokenStream(tokenizer, frozenset(), on_cancel=lambda: told.append(None))
     assert not stream.is_cancelled()
     stream.cancel()
     stream.cancel()
@@ -154,7 +165,7 @@ def test_cancel_is_told_once_and_for_all(tokenizer: Any) -> None:
 
 def test_a_reader_in_another_thread_gets_all_in_order(tokenizer: Any) -> None:
     ids = tokenizer.encode(TEXTS[0] * 5, add_special_tokens=False)
-    stream = TokenStream(tokenizer, frozenset(), prompt_tokens=2)
+    stream = TokenStream(tokenizer, frozenset())
     got: list[Event] = []
     reader = threading.Thread(target=lambda: got.extend(events_of(stream)))
     reader.start()

@@ -2,22 +2,32 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from openai.types import CompletionUsage, ErrorObject, Model
+from openai.types import Completion, CompletionUsage, ErrorObject, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from app.engine.catalog import Catalog
 from app.engine.registry import ModelRegistry
-from app.engine.types import FinishReason
+from app.engine.types import FinishReason, Logprobs, PromptInfo
 from app.errors import ContextLengthExceeded
 from app.services import wire
-from app.services.wire import ChatWire, Usage
+from app.services.output import Delta, Scored
+from app.services.wire import ChatWire, Choice, Head, TextWire, Usage
 from tests.unit.conftest import SPECS, ScriptedEngine
 
-WIRE = ChatWire(id="chatcmpl-1", created=1234, model="demo")
+HEAD = Head("chatcmpl-1", "demo", created=1234, token_bytes=lambda token: chr(token).encode())
+WIRE = ChatWire(HEAD)
 USAGE = Usage(prompt_tokens=7, completion_tokens=5, image_tokens=4)
+
+
+def chunks(speaking: ChatWire, reason: FinishReason = "stop") -> list[dict[str, Any]]:
+    """The first, a middle and the last chunk of a choice."""
+    first = speaking.begin(0)
+    assert first is not None
+    return [first, speaking.delta(0, Delta("hel")), speaking.finish(0, reason)]
 
 
 def chunk(body: dict[str, Any]) -> ChatCompletionChunk:
@@ -52,7 +62,7 @@ def test_numbers_that_json_does_not_know_are_not_written(value: float) -> None:
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
 def test_a_completion_is_openais(reason: FinishReason) -> None:
-    body = WIRE.completion("hello", reason, USAGE)
+    body = WIRE.whole([Choice(Delta("hello"), reason)], USAGE)
     made = ChatCompletion.model_validate_json(wire.encode(body), strict=True)
     assert (made.id, made.created, made.model, made.object) == ("chatcmpl-1", 1234, "demo", "chat.completion")
     (choice,) = made.choices
@@ -66,7 +76,7 @@ def test_a_completion_is_openais(reason: FinishReason) -> None:
 
 
 def test_chunks_are_openais() -> None:
-    first, middle, last = chunk(WIRE.role()), chunk(WIRE.delta("hel")), chunk(WIRE.finish("length"))
+    first, middle, last = map(chunk, chunks(WIRE, "length"))
     for made in (first, middle, last):
         assert (made.id, made.created, made.model) == ("chatcmpl-1", 1234, "demo")
         assert made.object == "chat.completion.chunk"
@@ -81,18 +91,89 @@ def test_chunks_are_openais() -> None:
 
 
 def test_without_usage_chunks_do_not_speak_of_it() -> None:
-    assert "usage" not in WIRE.role() | WIRE.delta("a") | WIRE.finish("stop")
+    assert not [body for body in chunks(WIRE) if "usage" in body]
 
 
 def test_with_usage_every_chunk_has_it_and_only_the_last_has_numbers() -> None:
-    speaking = ChatWire(id="chatcmpl-1", created=1234, model="demo", include_usage=True)
-    for body in (speaking.role(), speaking.delta("a"), speaking.finish("stop")):
+    speaking = ChatWire(replace(HEAD, include_usage=True))
+    for body in chunks(speaking):
         assert body["usage"] is None
         chunk(body)
     last = chunk(speaking.usage(USAGE))
     assert last.choices == []
     assert last.usage is not None
     assert last.usage.total_tokens == 12
+
+
+SCORED = (
+    Scored(72, 0, Logprobs(-0.5, ((72, -0.5), (74, -1.5)))),
+    Scored(105, 1, Logprobs(-math.inf, ((255, -0.1),))),
+)
+
+
+def test_log_probabilities_are_openais_with_bytes_and_no_infinity() -> None:
+    asking = ChatWire(replace(HEAD, top_logprobs=2))
+    made = ChatCompletion.model_validate_json(
+        wire.encode(asking.whole([Choice(Delta("Hi", scored=SCORED), "stop")], USAGE)), strict=True
+    )
+    assert made.choices[0].logprobs is not None
+    first, second = made.choices[0].logprobs.content or []
+    assert (first.token, first.bytes, first.logprob) == ("H", [72], -0.5)
+    assert [(top.token, top.logprob) for top in first.top_logprobs] == [("H", -0.5), ("J", -1.5)]
+    assert second.logprob == -9999.0
+    assert second.top_logprobs[0].bytes == [0xC3, 0xBF]
+    streamed = chunk(asking.delta(0, Delta("Hi", scored=SCORED))).choices[0].logprobs
+    assert streamed is not None
+    assert [one.token for one in streamed.content or []] == ["H", "i"]
+
+
+def test_log_probabilities_that_nobody_asked_for_are_not_told() -> None:
+    assert WIRE.whole([Choice(Delta("Hi", scored=SCORED), "stop")], USAGE)["choices"][0]["logprobs"] is None
+
+
+def test_a_part_of_a_character_is_told_by_its_bytes() -> None:
+    asking = ChatWire(replace(HEAD, top_logprobs=0, token_bytes=lambda token: b"\xe4\xbd"))
+    (entry,) = asking.delta(0, Delta("x", scored=SCORED[:1]))["choices"][0]["logprobs"]["content"]
+    assert (entry["token"], entry["bytes"]) == ("\ufffd", [0xE4, 0xBD])
+
+
+def test_reasoning_has_a_field_of_its_own() -> None:
+    (choice,) = WIRE.whole([Choice(Delta("4", "2 and 2"), "stop")], USAGE)["choices"]
+    assert (choice["message"]["content"], choice["message"]["reasoning_content"]) == ("4", "2 and 2")
+    assert WIRE.delta(0, Delta(reasoning="2 and"))["choices"][0]["delta"] == {"reasoning_content": "2 and"}
+    plain = WIRE.whole([Choice(Delta("4"), "stop")], USAGE)["choices"][0]["message"]
+    assert "reasoning_content" not in plain
+
+
+def test_choices_are_numbered() -> None:
+    body = WIRE.whole([Choice(Delta(text), "stop") for text in "abc"], USAGE)
+    assert [(one["index"], one["message"]["content"]) for one in body["choices"]] == [
+        (0, "a"),
+        (1, "b"),
+        (2, "c"),
+    ]
+    assert WIRE.delta(2, Delta("x"))["choices"][0]["index"] == 2
+
+
+def test_a_text_completion_is_openais() -> None:
+    body = TextWire(HEAD).whole([Choice(Delta("Hi"), "length")], USAGE)
+    made = Completion.model_validate_json(wire.encode(body), strict=True)
+    assert (made.object, made.choices[0].text) == ("text_completion", "Hi")
+    assert (made.choices[0].finish_reason, made.choices[0].logprobs) == ("length", None)
+
+
+def test_an_echo_comes_before_the_answer_with_its_own_log_probabilities() -> None:
+    info = PromptInfo((79, 107), logprobs=(None, Logprobs(-2.0, ((107, -2.0),))))
+    echoing = TextWire(replace(HEAD, top_logprobs=1), lambda: [info], ["Ok"])
+    (choice,) = echoing.whole([Choice(Delta("Hi", scored=SCORED), "stop")], USAGE)["choices"]
+    assert choice["text"] == "OkHi"
+    found = choice["logprobs"]
+    assert found["tokens"] == ["O", "k", "H", "i"]
+    assert found["text_offset"] == [0, 1, 2, 3]
+    assert found["token_logprobs"] == [None, -2.0, -0.5, -9999.0]
+    assert found["top_logprobs"][:2] == [None, {"k": -2.0}]
+    chunks = [echoing.delta(0, Delta("H")), echoing.delta(0, Delta("i")), echoing.finish(0, "stop")]
+    assert [one["choices"][0]["text"] for one in chunks] == ["OkH", "i", ""]
 
 
 def test_an_error_is_openais() -> None:
