@@ -12,10 +12,11 @@ from PIL import Image
 from tests import tiny_models  # prepares torchvision
 
 # isort: split
+import torch
 import transformers
 
 from app.engine.encode import PromptEncoder
-from app.engine.types import ImagePart, Message, Part, TextPart
+from app.engine.types import TEMPLATE, ImagePart, Message, Part, Template, TextPart
 from app.errors import InvalidRequest, ModelLoadFailed
 from tests.unit.conftest import remote_code_in
 
@@ -31,8 +32,8 @@ def user(*parts: str | Image.Image) -> tuple[Message, ...]:
     return (Message("user", tuple(made)),)
 
 
-def ids(encoder: PromptEncoder, messages: tuple[Message, ...]) -> list[int]:
-    found: list[int] = encoder.encode(messages)["input_ids"][0].tolist()
+def ids(encoder: PromptEncoder, messages: tuple[Message, ...], template: Template = TEMPLATE) -> list[int]:
+    found: list[int] = encoder.encode(messages, template)["input_ids"][0].tolist()
     return found
 
 
@@ -263,3 +264,33 @@ def test_what_the_template_refuses_is_told(tiny: Tiny, template: str, reason: st
     with pytest.raises(InvalidRequest, match=reason) as caught:
         encoder_with(tiny("qwen2"), template).encode(user("hello"))
     assert caught.value.param == "messages"
+
+
+def test_a_model_without_a_switch_is_asked_for_thoughts_after_the_last_question(tiny: Tiny) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny("qwen2"))
+    asking = PromptEncoder(tokenizer, vision=False, remote_code=False, thinking_prompt="Think first!")
+    plain = text_encoder(tiny("qwen2"))
+    messages = (*CONVERSATION[:2], Message("assistant", (TextPart("Hi!"),)))
+    for thinking in (None, False):
+        template = Template(thinking)
+        assert ids(asking, messages, template) == ids(plain, messages, template)
+    suffixed = Message("user", (TextPart("Hello"), TextPart("Think first!")))
+    wanted = ids(plain, (messages[0], suffixed, messages[2]))
+    assert ids(asking, messages, Template(True)) == wanted
+
+
+def test_a_switch_and_variables_reach_the_template_that_knows_them(tiny: Tiny) -> None:
+    encoder = text_encoder(tiny("qwen3"))
+    texts = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    encoder.tokenizer.chat_template = texts + "{% if enable_thinking %}<think>{% endif %}{{ mood }}"
+    assert encoder.ends_in_thought(torch.tensor([ids(encoder, CONVERSATION, Template(True))]))
+    assert not encoder.ends_in_thought(torch.tensor([ids(encoder, CONVERSATION, Template(False))]))
+    moody = ids(encoder, CONVERSATION, Template(variables=(("mood", "merry"), ("unknown", 1))))
+    assert encoder.tokenizer.decode(moody).endswith("merry")
+
+
+def test_the_last_message_is_left_open_to_be_gone_on_with(tiny: Tiny) -> None:
+    encoder = text_encoder(tiny("qwen3"))
+    messages = (*CONVERSATION[:2], Message("assistant", (TextPart("Once upon"),)))
+    template = Template(add_generation_prompt=False, continue_final_message=True)
+    assert encoder.tokenizer.decode(ids(encoder, messages, template)).endswith("Once upon")

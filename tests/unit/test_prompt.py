@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.engine.types import Defaults, GenerationRequest, ImagePart, Message, Sampling, TextPart
+from app.engine.types import (
+    Defaults,
+    GenerationRequest,
+    ImagePart,
+    Message,
+    Sampling,
+    Template,
+    TextPart,
+    TextRequest,
+)
 from app.errors import ClientLeft, InvalidRequest
 from app.services import prompt
 from tests.conftest import data_url
@@ -131,3 +140,32 @@ def test_one_picture_that_is_too_large_is_named_before_the_sum_is() -> None:
     request = replace(asked(), messages=(Message("user", (large,)),))
     with pytest.raises(InvalidRequest, match=r"100 × 100 = 0\.0 megapixels; at most 0\.001"):
         resolve(request)
+
+
+@pytest.mark.parametrize(
+    ("wish", "default", "thinks"), [(None, True, True), (False, True, False), (None, None, None)]
+)
+def test_whether_to_think_is_the_requests_choice_then_the_models(
+    wish: bool | None, default: bool | None, thinks: bool | None
+) -> None:
+    made = resolve(asked(template=Template(wish)), Defaults(thinking=default))
+    assert made.template.thinking is thinks
+
+
+@pytest.mark.parametrize(("options", "param"), [({"n": 2}, "n"), ({"best_of": 2}, "best_of")])
+def test_choices_that_would_all_be_the_same_are_refused(options: dict[str, Any], param: str) -> None:
+    request = TextRequest(prompts=("a",), temperature=0.0, **options)
+    with pytest.raises(InvalidRequest) as caught:
+        prompt.plain(request, ScriptedEngine())
+    assert caught.value.param == param
+
+
+def test_the_likeliest_are_found_by_log_probabilities_nobody_is_told() -> None:
+    (made,) = prompt.plain(TextRequest(prompts=("a",), best_of=3), ScriptedEngine())
+    assert (made.n, made.sampling.top_logprobs) == (3, 0)
+
+
+def test_each_prompt_is_a_generation_of_its_own_and_knows_its_place() -> None:
+    first, second = prompt.plain(TextRequest(prompts=("a", (1, 2)), n=2), ScriptedEngine())
+    assert (first.prompt, first.prompt_param, first.n) == ("a", "prompt[0]", 2)
+    assert (second.prompt, second.prompt_param) == ((1, 2), "prompt[1]")
