@@ -1,5 +1,6 @@
 """From messages to model inputs: the chat template, the tokenizer and the model's own picture processor."""
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,16 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from app.engine import remote_code
 from app.engine.pieces import TokenBytes
-from app.engine.types import TEMPLATE, ImagePart, Message, Template, TextPart
+from app.engine.types import (
+    TEMPLATE,
+    Function,
+    ImagePart,
+    Message,
+    Template,
+    TextPart,
+    ToolFormat,
+    Tools,
+)
 from app.errors import InvalidRequest, ModelLoadFailed
 
 log = logging.getLogger(__name__)
@@ -46,7 +56,9 @@ class PromptEncoder:
         self.tokenizer.chat_control_tokens = list(self.tokenizer.get_added_vocab())
         self._control_tokens = re.compile("|".join(re.escape(token) for token in sorted(control)))
 
-    def encode(self, messages: Iterable[Message], template: Template = TEMPLATE) -> dict[str, Any]:
+    def encode(
+        self, messages: Iterable[Message], template: Template = TEMPLATE, tools: Tools | None = None
+    ) -> dict[str, Any]:
         """Tensors for generate(), a batch of one: input_ids (1, tokens), attention_mask, pictures' pixels.
 
         Raises InvalidRequest for what the template or the processor refuses.
@@ -59,11 +71,15 @@ class PromptEncoder:
             )
         if self._thinking_prompt and template.thinking:
             messages = _ending_with(messages, self._thinking_prompt)
-        conversation = [
-            {"role": message.role, "content": _content(message, parts=self._vision)} for message in messages
-        ]
+        conversation = [_turn(message, parts=self._vision) for message in messages]
+        options = self._variables(template) | {
+            "add_generation_prompt": template.add_generation_prompt,
+            "continue_final_message": template.continue_final_message,
+        }
+        if tools is not None and tools.choice != "none":
+            options["tools"] = [_description(function) for function in tools.functions]
         try:
-            inputs = self._encode(conversation, [part.image for part in _pictures(messages)], template)
+            inputs = self._encode(conversation, [part.image for part in _pictures(messages)], options)
         except TemplateSyntaxError as error:
             raise ModelLoadFailed(f"The model's chat template is broken: {error}.") from None
         except TemplateError as error:
@@ -111,6 +127,13 @@ class PromptEncoder:
         )
         return sum(texts) // self._longest_token or sum(isinstance(token, int) for token in prompt)
 
+    def tool_format(self) -> ToolFormat | None:
+        """How this model writes tool calls, told from its template; None if that knows no tools."""
+        source = str(self._template())
+        if not re.search(r"\btools\b", source):
+            return None
+        return "hermes" if "<tool_call>" in source else "llama" if '"parameters"' in source else None
+
     def thinking_tags(self) -> tuple[int, int] | None:
         """The tokens that begin and end a thought, where this model has them."""
         vocabulary = self.tokenizer.get_added_vocab()
@@ -127,11 +150,9 @@ class PromptEncoder:
         """How many of the prompt's tokens stand for pictures."""
         return 0 if self.image_token_id is None else int((input_ids == self.image_token_id).sum())
 
-    def _encode(self, conversation: list[dict[str, Any]], pictures: list[Any], template: Template) -> Any:
-        options = self._variables(template) | {
-            "add_generation_prompt": template.add_generation_prompt,
-            "continue_final_message": template.continue_final_message,
-        }
+    def _encode(
+        self, conversation: list[dict[str, Any]], pictures: list[Any], options: dict[str, Any]
+    ) -> Any:
         if self._remote_code:
             text = self._processor.apply_chat_template(conversation, tokenize=False, **options)
             with remote_code.on_cpu():
@@ -168,6 +189,30 @@ class PromptEncoder:
                         f"The text contains {found.group()!r}, a control token of this model.",
                         param=f"messages[{index}].content",
                     )
+
+
+def _turn(message: Message, *, parts: bool) -> dict[str, Any]:
+    """A message as templates know it; the arguments of calls as objects."""
+    turn: dict[str, Any] = {"role": message.role, "content": _content(message, parts=parts)}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _description(function: Function) -> dict[str, Any]:
+    """A function as templates know it."""
+    told: dict[str, Any] = {"name": function.name, "description": function.description or ""}
+    parameters = function.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": told | {"parameters": parameters}}
 
 
 def _content(message: Message, *, parts: bool) -> Any:

@@ -24,7 +24,7 @@ from app.engine.encode import PromptEncoder
 from app.engine.sampling import Sampler, logprobs
 from app.engine.stream import Asked, Choices, Notes, TokenStream
 from app.engine.turns import Turns
-from app.engine.types import Defaults, GenerationRequest, Logprobs, ModelSpec, PromptInfo
+from app.engine.types import Defaults, GenerationRequest, Logprobs, ModelSpec, PromptInfo, ToolFormat
 from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, InvalidRequest, OutOfMemory
 from app.telemetry import request_id
 
@@ -143,6 +143,7 @@ class TransformersEngine:
             tuple(ids[0].tolist()),
             self._encoder.image_tokens(ids),
             thinking=request.prompt is None and self._encoder.ends_in_thought(ids),
+            tool_format=self._tool_format(request),
         )
         own = processors.of(request.sampling, count, sorted(stop_ids), self.device)
         if request.max_thinking_tokens is not None:
@@ -179,8 +180,18 @@ class TransformersEngine:
             # Encoding it would only take time and memory.
             raise self._too_long(f"over {least}", request.prompt_param)
         if request.prompt is None:
-            return self._on_device(self._encoder.encode(request.messages, request.template))
+            encoded = self._encoder.encode(request.messages, request.template, request.tools)
+            return self._on_device(encoded)
         return self._on_device(self._encoder.encode_plain(request.prompt, request.prompt_param))
+
+    def _tool_format(self, request: GenerationRequest) -> ToolFormat | None:
+        """How the answer's tool calls are written; raises InvalidRequest where the model knows none."""
+        if request.tools is None or request.tools.choice == "none":
+            return None
+        found = self._encoder.tool_format()
+        if found is None:
+            raise InvalidRequest("This model's chat template knows no tools.", param="tools")
+        return found
 
     def _room(self, request: GenerationRequest, prompt_tokens: int) -> int:
         """How many tokens may be generated."""

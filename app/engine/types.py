@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "error"]
+ToolFormat = Literal["hermes", "llama"]
+"""How a model writes tool calls: as Qwen does, after Hermes, or as Llama 3.1 does."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,42 @@ Part = TextPart | ImagePart
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that an assistant has made; `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; `tool_call_id` says which call a tool's message answers."""
 
     role: str
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that a model may call; `parameters` is a JSON schema."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict, hash=False)
+    description: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The functions that may be called; `choice` none, auto, required, or with `named` only that one."""
+
+    functions: tuple[Function, ...]
+    choice: Literal["none", "auto", "required"] = "auto"
+    named: str | None = None
+    parallel: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +124,7 @@ class ChatRequest(Wishes):
     messages: tuple[Message, ...]
     template: Template = TEMPLATE
     max_thinking_tokens: int | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +173,7 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()
     template: Template = TEMPLATE
     max_thinking_tokens: int | None = None
+    tools: Tools | None = None
     prompt: str | tuple[int, ...] | None = None
     prompt_param: str = "messages"
     score_prompt: bool = False
@@ -222,7 +257,8 @@ Progress = Callable[[str, float], None]
 class PromptInfo:
     """What became of a prompt: its tokens, how many of them stand for pictures and how many were known and
     not computed again (once it runs). `thinking` says that it ends inside of a thought that the answer has to
-    end; `logprobs` are those of its tokens, where they were asked for, None for the first.
+    end; `logprobs` are those of its tokens, where they were asked for, None for the first; `tool_format` is
+    how calls will be written, where tools may be called.
     """
 
     ids: tuple[int, ...]
@@ -230,6 +266,7 @@ class PromptInfo:
     cached_tokens: int = 0
     thinking: bool = False
     logprobs: tuple[Logprobs | None, ...] = ()
+    tool_format: ToolFormat | None = None
 
 
 class Generation(Protocol):

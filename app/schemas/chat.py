@@ -16,12 +16,11 @@ from app.schemas.sampling import (
     check_min_tokens,
     wishes,
 )
+from app.schemas.tools import MAX_TOOLS, ToolChoice, ToolSchema, check_answers, tools
 
 log = logging.getLogger(__name__)
 
 NOT_YET: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
@@ -72,10 +71,12 @@ class ChatSchema(SamplingSchema):
     chat_template_kwargs = Variables(allow_none=True)
     add_generation_prompt = Flag(allow_none=True)
     continue_final_message = Flag(allow_none=True)
+    tools = Items(fields.Nested(ToolSchema), most=MAX_TOOLS, allow_none=True)
+    tool_choice = ToolChoice(allow_none=True)
+    parallel_tool_calls = Flag(allow_none=True)
     store = Flag(**NO_MEANING)
     metadata = Mapping(**NO_MEANING)
     service_tier = Text(**NO_MEANING)
-    parallel_tool_calls = Flag(**NO_MEANING)
     verbosity = Text(**NO_MEANING)
     prediction = Mapping(**NO_MEANING)
     prompt_cache_key = Text(**NO_MEANING)
@@ -106,6 +107,7 @@ class ChatSchema(SamplingSchema):
             raise ValidationError({"max_tokens": ["differs from max_completion_tokens; send one of them"]})
         most = short if long is None else long
         check_min_tokens(given.get("min_tokens", 0), most)
+        check_answers(given["messages"])
         return ChatRequest(
             **wishes(given),
             messages=tuple(_placed(message, index) for index, message in enumerate(given["messages"])),
@@ -114,6 +116,7 @@ class ChatSchema(SamplingSchema):
             top_logprobs=_top_logprobs(given),
             template=_template(given),
             max_thinking_tokens=given.get("max_thinking_tokens"),
+            tools=tools(given),
         )
 
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, pre_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from app.engine.types import ImagePart, Message, Part, TextPart
-from app.schemas.fields import Body, Text, check_length
+from app.schemas.fields import Body, Items, Text, check_length
+from app.schemas.tools import MAX_TOOLS, ToolCallSchema
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_PARTS = 1024
@@ -86,23 +87,22 @@ class MessageSchema(Body):
     content = Content(allow_none=True)
     name = Text(most=256, allow_none=True)
     tool_call_id = Text(most=256, allow_none=True)
-
-    @pre_load
-    def refuse_what_is_not_there_yet(self, data: Any, **_: Any) -> Any:
-        if isinstance(data, dict) and data.get("tool_calls"):
-            raise ValidationError({"tool_calls": ["is not supported by this version"]})
-        return data
+    tool_calls = Items(fields.Nested(ToolCallSchema), most=MAX_TOOLS, allow_none=True)
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> Message:
-        parts = data.get("content")
+        role, parts, calls = data["role"], data.get("content"), data.get("tool_calls") or ()
         if parts is None:
-            if data["role"] != "assistant":
+            if role != "assistant":
                 raise ValidationError({"content": ["is missing"]})
             parts = ()
-        if data["role"] == "tool" and not data.get("tool_call_id"):
+        if calls and role != "assistant":
+            raise ValidationError({"tool_calls": ["is for assistants only"]})
+        if role != "tool":
+            return Message("system" if role == "developer" else role, parts, tuple(calls))
+        if not data.get("tool_call_id"):
             raise ValidationError({"tool_call_id": ["is missing"]})
-        return Message("system" if data["role"] == "developer" else data["role"], parts)
+        return Message(role, parts, tool_call_id=data["tool_call_id"])
 
 
 def _part(part: Any, place: str) -> Part:

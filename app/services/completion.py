@@ -25,6 +25,7 @@ from app.services import prompt
 from app.services.admission import Admission, Ticket
 from app.services.output import ChoiceOutput, Delta, joined
 from app.services.thinking import ThinkingParser
+from app.services.tools import ToolParser
 from app.services.wire import ChatWire, Choice, Head, TextWire, Usage, error
 from app.settings import Settings
 
@@ -257,8 +258,14 @@ class Completion:
 
 
 def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutput:
-    thinking = ThinkingParser(info.thinking) if isinstance(request, ChatRequest) else None
-    return ChoiceOutput(request.stop, min_tokens=request.min_tokens, thinking=thinking)
+    if not isinstance(request, ChatRequest):
+        return ChoiceOutput(request.stop, min_tokens=request.min_tokens)
+    tools = None
+    if info.tool_format is not None and request.tools is not None:
+        names = {function.name for function in request.tools.functions}
+        tools = ToolParser(info.tool_format, names, request.tools.parallel)
+    thinking = ThinkingParser(info.thinking)
+    return ChoiceOutput(request.stop, min_tokens=request.min_tokens, thinking=thinking, tools=tools)
 
 
 class _Watch:

@@ -1,10 +1,11 @@
-"""From one choice's tokens to what may be shown of it: thoughts, the answer, log probabilities, the end."""
+"""From one choice's tokens to what may be shown of it: thoughts, answer, tool calls, log probabilities."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.engine.types import Finish, FinishReason, Logprobs, Token
 from app.services.thinking import ThinkingParser
+from app.services.tools import ToolDelta, ToolParser
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,11 @@ class Delta:
 
     content: str = ""
     reasoning: str = ""
+    calls: tuple[ToolDelta, ...] = ()
     scored: tuple[Scored, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.content or self.reasoning or self.scored)
+        return bool(self.content or self.reasoning or self.calls or self.scored)
 
 
 def joined(deltas: Iterable[Delta]) -> Delta:
@@ -34,19 +36,26 @@ def joined(deltas: Iterable[Delta]) -> Delta:
     return Delta(
         "".join(delta.content for delta in every),
         "".join(delta.reasoning for delta in every),
+        tuple(call for delta in every for call in delta.calls),
         tuple(scored for delta in every for scored in delta.scored),
     )
 
 
 class ChoiceOutput:
     """One choice as it comes; `reason` says why it ended, once it has. Stop strings are looked for in the
-    answer, not in thoughts, and not before `min_tokens`.
+    answer, not in thoughts and calls, and not before `min_tokens`.
     """
 
     def __init__(
-        self, stops: tuple[str, ...], *, min_tokens: int = 0, thinking: ThinkingParser | None = None
+        self,
+        stops: tuple[str, ...],
+        *,
+        min_tokens: int = 0,
+        thinking: ThinkingParser | None = None,
+        tools: ToolParser | None = None,
     ) -> None:
-        self._stops, self._min_tokens, self._thinking = StopStrings(stops), min_tokens, thinking
+        self._stops, self._min_tokens = StopStrings(stops), min_tokens
+        self._thinking, self._tools = thinking, tools
         self._scored: list[Scored] = []  # of text that is held back
         self._length = 0  # characters so far
         self.tokens = self.reasoning_tokens = 0
@@ -64,19 +73,22 @@ class ChoiceOutput:
         elif event.reason == "stop" and self._scored and self._scored[-1].start == self._length:
             self._scored.pop()  # the token that says stop has no text and is no part of the answer
         reasoning, content = self._split(event)
+        content, calls = self._without_calls(content, event)
         content = self._stops.push(content) if self.tokens >= self._min_tokens else content
         if isinstance(event, Finish):
             content += self._stops.flush()
             self.reason = event.reason
+        if self._tools is not None and self._tools.calls and (self.reason == "stop" or self._tools.done):
+            self.reason = "tool_calls"
         self._length += len(event.text)
         if self._stops.found:
             self.reason = "stop"
             end = self._length - self._stops.cut
             self._scored = [one for one in self._scored if one.start < end]
         scored: tuple[Scored, ...] = ()
-        if content or reasoning or self.reason:
+        if content or reasoning or calls or self.reason:
             scored, self._scored = tuple(self._scored), []
-        return Delta(content, reasoning, scored)
+        return Delta(content, reasoning, calls, scored)
 
     def mean_logprob(self) -> float:
         """How likely the choice is, by token (nats)."""
@@ -89,6 +101,15 @@ class ChoiceOutput:
         if event.logprobs is not None:
             self.score += event.logprobs.logprob
             self._scored.append(Scored(event.id, self._length, event.logprobs))
+
+    def _without_calls(self, text: str, event: Token | Finish) -> tuple[str, tuple[ToolDelta, ...]]:
+        if self._tools is None:
+            return text, ()
+        parsed = self._tools.push(text)
+        if not isinstance(event, Finish):
+            return parsed.content, parsed.calls
+        last = self._tools.finish()
+        return parsed.content + last.content, parsed.calls + last.calls
 
     def _split(self, event: Token | Finish) -> tuple[str, str]:
         if self._thinking is None:

@@ -9,7 +9,6 @@ from app.engine.types import (
     Engine,
     GenerationRequest,
     ImagePart,
-    Message,
     Part,
     Sampling,
     TextRequest,
@@ -73,7 +72,7 @@ def resolve(
         template = replace(template, thinking=engine.defaults.thinking)
     return GenerationRequest(
         messages=tuple(
-            Message(message.role, tuple(_with_picture(part, pictures) for part in message.parts))
+            replace(message, parts=tuple(_with_picture(part, pictures) for part in message.parts))
             for message in request.messages
         ),
         sampling=sampling(request, engine.defaults),
@@ -84,6 +83,7 @@ def resolve(
         stop_token_ids=request.stop_token_ids,
         template=template,
         max_thinking_tokens=request.max_thinking_tokens,
+        tools=request.tools,
     )
 
 

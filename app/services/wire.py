@@ -10,6 +10,7 @@ from app.engine.registry import ModelRegistry
 from app.engine.types import FinishReason, Logprobs, PromptInfo
 from app.errors import ApiError
 from app.services.output import Delta, Scored
+from app.services.tools import ToolDelta
 
 LEAST_LOGPROB = -9999.0
 """What JSON has for a token that cannot be; OpenAI writes the same."""
@@ -89,8 +90,7 @@ class ChatWire:
         bodies = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": choice.made.content, "refusal": None}
-                | ({"reasoning_content": choice.made.reasoning} if choice.made.reasoning else {}),
+                "message": _message(choice.made),
                 "logprobs": self._logprobs(choice.made.scored),
                 "finish_reason": choice.reason,
             }
@@ -107,6 +107,8 @@ class ChatWire:
         body: dict[str, Any] = {}
         if delta.reasoning:
             body["reasoning_content"] = delta.reasoning
+        if delta.calls:
+            body["tool_calls"] = [_call_delta(call) for call in delta.calls]
         if delta.content or not body:
             body["content"] = delta.content
         return self._chunk(index, body, self._logprobs(delta.scored))
@@ -212,6 +214,30 @@ class TextWire:
             "top_logprobs": [one and {self._head.token(t): _finite(p) for t, p in one.top} for one in every],
             "text_offset": [one.start for one in scored],
         }
+
+
+def _message(made: Delta) -> dict[str, Any]:
+    """A whole message; its content is null where there are calls alone."""
+    calls: list[dict[str, Any]] = []
+    for delta in made.calls:
+        if delta.name is not None:
+            function = {"name": delta.name, "arguments": ""}
+            calls.append({"id": delta.id, "type": "function", "function": function})
+        calls[-1]["function"]["arguments"] += delta.arguments
+    message: dict[str, Any] = {"role": "assistant", "content": made.content, "refusal": None}
+    if made.reasoning:
+        message["reasoning_content"] = made.reasoning
+    if calls:
+        message |= {"content": made.content or None, "tool_calls": calls}
+    return message
+
+
+def _call_delta(call: ToolDelta) -> dict[str, Any]:
+    body: dict[str, Any] = {"index": call.index, "function": {"arguments": call.arguments}}
+    if call.name is not None:
+        body |= {"id": call.id, "type": "function"}
+        body["function"] = {"name": call.name, "arguments": call.arguments}
+    return body
 
 
 def _finite(logprob: float) -> float:

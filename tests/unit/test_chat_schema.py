@@ -181,8 +181,6 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
 
 
 ASKING: dict[str, list[Any]] = {
-    "tools": [[{"type": "function"}], {}],
-    "tool_choice": ["required", {"type": "function"}],
     "response_format": [{"type": "json_object"}, "text"],
     "structured_outputs": [{}],
     "mm_processor_kwargs": [{"max_pixels": 5}],
@@ -201,7 +199,6 @@ NO_MEANING: dict[str, tuple[Any, Any]] = {
     "store": (True, "yes"),
     "metadata": ({"a": 1}, []),
     "service_tier": ("auto", 5),
-    "parallel_tool_calls": (True, "x"),
     "verbosity": ("low", 1),
     "prediction": ({"type": "content", "content": "x"}, 3),
     "prompt_cache_key": ("k", 1),

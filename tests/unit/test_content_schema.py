@@ -21,8 +21,9 @@ def load(message: Any) -> Message:
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_is_taken_and_developer_is_system(role: str) -> None:
     expected = "system" if role == "developer" else role
+    call = "call_1" if role == "tool" else None
     assert load({"role": role, "content": "hi", "tool_call_id": "call_1"}) == Message(
-        expected, (TextPart("hi"),)
+        expected, (TextPart("hi"),), tool_call_id=call
     )
 
 

@@ -15,6 +15,7 @@ from app.engine.types import FinishReason, Logprobs, PromptInfo
 from app.errors import ContextLengthExceeded
 from app.services import wire
 from app.services.output import Delta, Scored
+from app.services.tools import ToolDelta
 from app.services.wire import ChatWire, Choice, Head, TextWire, Usage
 from tests.unit.conftest import SPECS, ScriptedEngine
 
@@ -196,3 +197,42 @@ def test_a_model_is_openais_and_tells_what_is_loaded() -> None:
     assert [row["id"] for row in wire.models(registry)] == [spec.id for spec in SPECS]
     assert loaded["loaded"] is True
     assert (loaded["modalities"], loaded["context_length"]) == (["text", "image"], 100)
+
+
+CALLS = (
+    ToolDelta(0, id="call_1", name="add"),
+    ToolDelta(0, '{"a"'),
+    ToolDelta(0, ": 1}"),
+    ToolDelta(1, id="call_2", name="look"),
+    ToolDelta(1, "{}"),
+)
+
+
+def test_tool_calls_are_openais() -> None:
+    body = WIRE.whole([Choice(Delta(calls=CALLS), "tool_calls")], USAGE)
+    (choice,) = ChatCompletion.model_validate_json(wire.encode(body), strict=True).choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    found = [
+        (call.id, call.type, call.function.name, call.function.arguments)
+        for call in choice.message.tool_calls or []
+        if call.type == "function"
+    ]
+    assert found == [("call_1", "function", "add", '{"a": 1}'), ("call_2", "function", "look", "{}")]
+
+
+def test_streamed_tool_calls_add_up() -> None:
+    calls = [
+        call
+        for delta in CALLS
+        for call in chunk(WIRE.delta(0, Delta(calls=(delta,)))).choices[0].delta.tool_calls or []
+    ]
+    assert [call.index for call in calls] == [0, 0, 0, 1, 1]
+    assert [call.id for call in calls] == ["call_1", None, None, "call_2", None]
+    assert "".join(call.function.arguments or "" for call in calls[:3] if call.function) == '{"a": 1}'
+
+
+def test_text_beside_calls_stays() -> None:
+    (choice,) = WIRE.whole([Choice(Delta("I look.", calls=CALLS), "tool_calls")], USAGE)["choices"]
+    assert choice["message"]["content"] == "I look."
+    assert len(choice["message"]["tool_calls"]) == 2

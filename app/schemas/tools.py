@@ -1,0 +1,144 @@
+"""Tools: the functions that a model may call, which of them it must, and the calls of earlier turns."""
+
+import json
+import re
+from typing import Any
+
+from marshmallow import ValidationError, fields, post_load, validate
+
+from app.engine.types import Function, Message, ToolCall, Tools
+from app.schemas.fields import Body, Flag, Mapping, Text
+
+MAX_TOOLS = 128
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+CHOICES = ("none", "auto", "required")
+
+_one_kind = validate.OneOf(("function",), error="must be function: there are no other tools here")
+
+
+class FunctionName(Text):
+    """Up to 64 letters, digits, _ and -."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        name = super()._deserialize(value, attr, data, **options)
+        if not NAME.fullmatch(name):
+            raise ValidationError("must be 1 to 64 letters, digits, _ or -")
+        return name
+
+
+class Parameters(Mapping):
+    """A JSON schema of an object."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = super()._deserialize(value, attr, data, **options)
+        if schema.get("type", "object") != "object":
+            raise ValidationError("must be the schema of an object")
+        return schema
+
+
+class FunctionSchema(Body):
+    """{"name": …, "description": …, "parameters": JSON schema, "strict": false}"""
+
+    name = FunctionName(required=True)
+    description = Text(allow_none=True)
+    parameters = Parameters(allow_none=True)
+    strict = Flag(allow_none=True)
+
+    @post_load
+    def make(self, data: dict[str, Any], **_: Any) -> Function:
+        return Function(
+            data["name"], data.get("parameters") or {}, data.get("description"), bool(data.get("strict"))
+        )
+
+
+class ToolSchema(Body):
+    """{"type": "function", "function": {…}}"""
+
+    type = Text(required=True, validate=_one_kind)
+    function = fields.Nested(FunctionSchema, required=True)
+
+
+class NamedFunctionSchema(Body):
+    """{"name": …}"""
+
+    name = Text(required=True)
+
+
+class NamedToolSchema(Body):
+    """{"type": "function", "function": {"name": …}}"""
+
+    type = Text(required=True, validate=_one_kind)
+    function = fields.Nested(NamedFunctionSchema, required=True)
+
+
+class ToolChoice(fields.Field[str | dict[str, Any]]):
+    """none, auto, required, or a function by its name."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str | dict[str, Any]:
+        if isinstance(value, dict):
+            loaded: dict[str, Any] = NamedToolSchema().load(value)
+            return loaded
+        if value not in CHOICES:
+            raise ValidationError(f"must be one of {', '.join(CHOICES)}, or name a function")
+        return str(value)
+
+
+class CalledFunctionSchema(Body):
+    """{"name": …, "arguments": the text of a JSON object}"""
+
+    name = Text(required=True, most=256)
+    arguments = Text(required=True)
+
+    @post_load
+    def check(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        try:
+            given = json.loads(data["arguments"] or "{}")
+        except (ValueError, RecursionError):
+            raise ValidationError({"arguments": ["is no JSON"]}) from None
+        if not isinstance(given, dict):
+            raise ValidationError({"arguments": ["must be the text of a JSON object"]})
+        return data
+
+
+class ToolCallSchema(Body):
+    """A call of an earlier turn."""
+
+    id = Text(required=True, most=256)
+    type = Text(validate=_one_kind)
+    function = fields.Nested(CalledFunctionSchema, required=True)
+
+    @post_load
+    def make(self, data: dict[str, Any], **_: Any) -> ToolCall:
+        called = data["function"]
+        return ToolCall(data["id"], called["name"], called["arguments"] or "{}")
+
+
+def tools(given: dict[str, Any]) -> Tools | None:
+    """What may be called, of a checked body; raises ValidationError for a choice that cannot be."""
+    functions = tuple(tool["function"] for tool in given.get("tools", ()))
+    choice = given.get("tool_choice", "auto")
+    if not functions:
+        if choice not in ("none", "auto"):
+            raise ValidationError({"tool_choice": ["needs tools, and there are none"]})
+        return None
+    names = [function.name for function in functions]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValidationError({"tools": {index: {"function": {"name": [f"is there twice: {name}"]}}}})
+    parallel = given.get("parallel_tool_calls", True)
+    if isinstance(choice, str):
+        return Tools(functions, choice, parallel=parallel)  # type: ignore[arg-type]  # one of CHOICES
+    named = choice["function"]["name"]
+    if named not in names:
+        raise ValidationError({"tool_choice": [f"names {named[:64]!r}, which is none of the tools"]})
+    return Tools(functions, "required", named, parallel=False)
+
+
+def check_answers(messages: tuple[Message, ...]) -> None:
+    """Raise ValidationError for a tool's message that answers no call before it."""
+    called: set[str] = set()
+    for index, message in enumerate(messages):
+        called |= {call.id for call in message.tool_calls}
+        if message.tool_call_id is not None and message.tool_call_id not in called:
+            problem = f"is {message.tool_call_id[:64]!r}, and no message before has a call with this id"
+            raise ValidationError({"messages": {index: {"tool_call_id": [problem]}}})

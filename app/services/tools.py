@@ -1,0 +1,164 @@
+"""Tool calls told apart from the answer, while both stream, in the words that a model was trained on.
+
+Qwen's (Hermes'): <tool_call>{"name": …, "arguments": {…}}</tool_call>, anywhere in the answer. Llama 3.1's:
+an answer that begins with {"name": …, "parameters": {…}}, after <|python_tag|> or not; more of them after a
+";". What only looks like a call, or calls a function that is not there, is text.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from app.engine.types import ToolFormat
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+PYTHON_TAG = "<|python_tag|>"
+HEADER = re.compile(
+    r'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,'
+    r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+LONGEST_HEADER = 400
+"""Characters after which what has not become a call will not."""
+
+
+@dataclass(frozen=True)
+class ToolDelta:
+    """What is new in the call with this index: its id and name come first, then pieces of its arguments."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a piece of text has made clear: text of the answer, and pieces of calls."""
+
+    content: str = ""
+    calls: tuple[ToolDelta, ...] = ()
+
+
+class ToolParser:
+    """Splits a choice's answer. `names` are the functions that may be called; without `parallel`, `done` is
+    set after the first call.
+    """
+
+    def __init__(self, form: ToolFormat, names: Collection[str], parallel: bool = True) -> None:
+        self._llama, self._names, self._parallel = form == "llama", names, parallel
+        self._state = self._open if self._llama else self._text
+        self._held = self._opening = ""  # the tag and the space before it, while it may begin a call
+        self._depth, self._quoted, self._escaped = 0, False, False
+        self._found: list[str | ToolDelta] = []
+        self.calls = 0
+        self.done = False
+
+    def push(self, text: str) -> Parsed:
+        """Take new text; returns what is clear by now."""
+        self._held += text
+        while not self.done and self._held and self._state():
+            pass
+        return self._parsed()
+
+    def finish(self) -> Parsed:
+        """What was held back, at the end of the text: half a call is no call."""
+        rest, self._held = self._held, ""
+        self.calls += self._state == self._end  # only its tag is missing
+        if self._state == self._open:
+            rest = self._opening + rest
+        if self._state in (self._text, self._open) and not (self.calls and not rest.strip()):
+            self._found.append(rest)
+        return self._parsed()
+
+    def _parsed(self) -> Parsed:
+        found, self._found = self._found, []
+        return Parsed(
+            "".join(one for one in found if isinstance(one, str)),
+            tuple(one for one in found if isinstance(one, ToolDelta)),
+        )
+
+    # Each state takes from what is held; it returns whether another look is worth it.
+
+    def _text(self) -> bool:
+        before, tag, after = self._held.partition(OPEN)
+        if tag:
+            shown = before.rstrip()
+            self._found.append(shown)
+            self._opening = before[len(shown) :] + OPEN
+            self._held, self._state = after, self._open
+            return True
+        # Blank space may be what stands before a call, and the last letters may begin its tag.
+        keep = next(size for size in range(len(OPEN) - 1, -1, -1) if self._held.endswith(OPEN[:size]))
+        shown = self._held[: len(self._held) - keep].rstrip()
+        if shown:
+            self._found.append(shown)
+            self._held = self._held[len(shown) :]
+        return False
+
+    def _open(self) -> bool:
+        if self._llama:
+            self._held = self._held.lstrip().removeprefix(PYTHON_TAG)
+        if header := HEADER.match(self._held):
+            name = str(json.loads(f'"{header[1]}"', strict=False)) if _is_string(header[1]) else ""
+            if name in self._names:
+                self._found.append(ToolDelta(self.calls, id=f"call_{uuid.uuid4().hex[:24]}", name=name))
+                self._held, self._state = self._held[header.end() :], self._arguments
+                return True
+        begun = self._held.lstrip()
+        waits = not begun or begun[0] == "{" or (self._llama and PYTHON_TAG.startswith(begun))
+        if waits and not header and CLOSE not in begun and len(begun) < LONGEST_HEADER:
+            return False
+        self._found.append(self._opening)
+        self._state = self._plain if self._llama else self._text
+        return True
+
+    def _arguments(self) -> bool:
+        for place, letter in enumerate(self._held):
+            if self._escaped:
+                self._escaped = False
+            elif self._quoted:
+                self._escaped, self._quoted = letter == "\\", letter != '"'
+            else:
+                self._quoted = letter == '"'
+                self._depth += (letter in "{[") - (letter in "}]")
+                if self._depth == 0:
+                    self._give(place + 1)
+                    self._state = self._end
+                    return True
+        self._give(len(self._held))
+        return False
+
+    def _give(self, count: int) -> None:
+        self._found.append(ToolDelta(self.calls, self._held[:count]))
+        self._held = self._held[count:]
+
+    def _end(self) -> bool:
+        """After the arguments: the brace of the call, then its tag, or what comes instead."""
+        rest = self._held.lstrip()
+        rest = rest[1:].lstrip() if rest.startswith("}") else rest
+        tag = ";" if self._llama else CLOSE
+        if not rest or (tag != rest and tag.startswith(rest)):
+            return False
+        self.calls += 1
+        self.done = not self._parallel
+        self._held = rest.removeprefix(tag)
+        if self._llama:
+            self._state = self._open if rest.startswith(tag) else self._plain
+        else:
+            self._state = self._text
+        return True
+
+    def _plain(self) -> bool:
+        self._found.append(self._held)
+        self._held = ""
+        return False
+
+
+def _is_string(letters: str) -> bool:
+    try:
+        json.loads(f'"{letters}"')
+    except ValueError:
+        return False
+    return True
