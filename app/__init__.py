@@ -11,10 +11,11 @@ from app import telemetry
 from app.engine import catalog, loader
 from app.engine.registry import ModelRegistry
 from app.errors import ApiError
-from app.routes import health, hooks, keys, models, openai
+from app.routes import health, hooks, keys, legacy, models, openai
 from app.services.admission import Admission
 from app.services.completion import Completions
 from app.services.conversations import Conversations
+from app.services.turn import Turns
 from app.settings import Settings
 
 
@@ -53,8 +54,9 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["completions"] = completions
     conversations = Conversations(Path(settings.database))
     app.extensions["conversations"] = conversations
+    app.extensions["turns"] = Turns(completions, conversations, registry)
     hooks.install(app)
-    for module in (openai, models, health):
+    for module in (openai, models, health, legacy):
         app.register_blueprint(module.bp)
     atexit.register(registry.close)
     atexit.register(conversations.close)

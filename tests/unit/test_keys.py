@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import hmac
 import logging
 import os
 import re
@@ -232,16 +233,14 @@ def test_readiness_without_a_key_has_no_reason(locked: FlaskClient) -> None:
 
 
 def test_all_keys_are_compared_whatever_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.routes import keys
-
     compared: list[tuple[bytes, bytes]] = []
-    real = keys.hmac.compare_digest
+    real = hmac.compare_digest
 
     def compare(one: bytes, other: bytes) -> bool:
         compared.append((one, other))
         return real(one, other)
 
-    monkeypatch.setattr(keys.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     made = Keys(Settings(api_key=("a", "bb", "ccc")))
     for value in ("Bearer a", "Bearer ccc", "Bearer wrong", "", None):
         compared.clear()

@@ -176,12 +176,12 @@ def test_a_name_that_a_stranger_may_have_pointed_here_is_not(client: FlaskClient
 @pytest.mark.parametrize("origin", [EVIL, "null", "http://localhost:3000", "http://localhost.evil.example"])
 def test_a_page_of_another_site_can_change_nothing(client: FlaskClient, origin: str) -> None:
     client.post("/chat", json={"message": "hi"})
-    for request in (
-        lambda headers: client.post("/reset", headers=headers),  # a simple request: no preflight protects it
-        lambda headers: client.post("/chat", json={"message": "hi"}, headers=headers),
-        lambda headers: client.delete("/sessions/default", headers=headers),
+    for method, path, body in (
+        ("POST", "/reset", None),  # a simple request: no preflight protects it
+        ("POST", "/chat", {"message": "hi"}),
+        ("DELETE", "/sessions/default", None),
     ):
-        response = request({"Origin": origin})
+        response = client.open(path, method=method, json=body, headers={"Origin": origin})
         assert response.status_code == 403
         assert isinstance(response.get_json()["error"], str)
     assert client.get("/status").get_json()["conversation_length"] == 2
