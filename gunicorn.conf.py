@@ -1,15 +1,15 @@
 """gunicorn's settings; those that depend on vlserve's come from the same environment as the application's."""
 
 import sys
-from pathlib import Path
+from typing import Any
 
-from app import telemetry
-from app.engine import catalog
+from app import check, telemetry
+from app.routes import keys
 from app.settings import Settings, SettingsError
 
 try:
     settings = Settings.from_env()
-    catalog.read(Path(settings.catalog), settings.model)
+    check(settings)
 except SettingsError as wrong:
     sys.exit(f"vlserve: {wrong}")
 
@@ -27,3 +27,9 @@ preload_app = False  # threads and CUDA contexts do not survive a fork
 control_socket_disable = True  # nothing here uses it
 accesslog = None  # the application logs requests, with their ids
 logconfig_dict = telemetry.logging_config(settings.log_level, settings.log_format)
+
+
+def on_starting(server: Any) -> None:
+    """Before the first worker: a server that can be reached from outside has one key in all workers."""
+    sys.stdout.write(keys.secure(settings, server.cfg.address))
+    sys.stdout.flush()

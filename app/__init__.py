@@ -11,16 +11,25 @@ from app import telemetry
 from app.engine import catalog, loader
 from app.engine.registry import ModelRegistry
 from app.errors import ApiError
-from app.routes import health, hooks, models, openai
+from app.routes import health, hooks, keys, legacy, models, openai
 from app.services.admission import Admission
 from app.services.completion import Completions
+from app.services.conversations import Conversations
+from app.services.turn import Turns
 from app.settings import Settings
+
+
+def check(settings: Settings) -> catalog.Catalog:
+    """The catalogue, if all that the settings name is there; raises SettingsError, before anything starts."""
+    keys.read(settings)
+    Conversations(Path(settings.database))
+    return catalog.read(Path(settings.catalog), settings.model)
 
 
 def create_app(settings: Settings) -> Flask:
     """The WSGI application: registry, services and blueprints wired together, here and nowhere else.
 
-    Raises SettingsError for a catalogue or a default model that cannot be.
+    Raises SettingsError for a catalogue, a default model, a file of keys or a database that cannot be.
     """
     telemetry.configure(settings.log_level, settings.log_format)
     app = Flask("vlserve", static_folder=None)
@@ -41,11 +50,16 @@ def create_app(settings: Settings) -> Flask:
     admission = Admission(settings.max_concurrent + settings.max_queue)
     app.extensions["settings"] = settings
     app.extensions["registry"] = registry
-    app.extensions["completions"] = Completions(registry, admission, settings)
+    completions = Completions(registry, admission, settings)
+    app.extensions["completions"] = completions
+    conversations = Conversations(Path(settings.database))
+    app.extensions["conversations"] = conversations
+    app.extensions["turns"] = Turns(completions, conversations, registry)
     hooks.install(app)
-    for module in (openai, models, health):
+    for module in (openai, models, health, legacy):
         app.register_blueprint(module.bp)
     atexit.register(registry.close)
+    atexit.register(conversations.close)
     if settings.preload:
         threading.Thread(target=_preload, args=(registry,), name="preload", daemon=True).start()
     return app

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from app import check
 from app.settings import PROJECT, Settings, SettingsError
 
 USAGE = """usage: python -m app COMMAND [flags]
@@ -36,9 +37,7 @@ def main(arguments: list[str]) -> int:
 def serve(arguments: list[str]) -> int:
     """Check the settings and the port, then become gunicorn."""
     settings = Settings.from_args(arguments)
-    from app.engine import catalog
-
-    models = catalog.read(Path(settings.catalog), settings.model)
+    models = check(settings)
     folder = str(Path(settings.model).expanduser().resolve())
     settings = replace(
         settings,
@@ -46,18 +45,18 @@ def serve(arguments: list[str]) -> int:
         # paths made absolute: we do not stay in this folder
         model=folder if models.resolve(None).source == folder else settings.model,
         catalog=str(Path(settings.catalog).resolve()),
+        database=str(Path(settings.database).expanduser().resolve()),
+        api_keys_file=settings.api_keys_file and str(Path(settings.api_keys_file).expanduser().resolve()),
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     print(f"vlserve: {models.default} on {url}   (OpenAI base_url {url}/v1, health {url}/health)", flush=True)
-    if not _is_loopback(settings.host):
-        print("vlserve: this address can be reached from outside, and requests need no key", flush=True)
+    from gunicorn.app.wsgiapp import run  # first: it makes room for the title that replaces our flags
+
     os.environ.update(settings.to_env())
     os.environ.pop("GUNICORN_CMD_ARGS", None)  # it would change the address that was just printed
     os.chdir(PROJECT)  # gunicorn imports from the folder that it starts in
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
-    from gunicorn.app.wsgiapp import run
-
     run()
     return 0
 
@@ -87,10 +86,6 @@ def _free_port(settings: Settings) -> int:
             where = f"{settings.host}, port {settings.port}"
             raise SettingsError(f"cannot listen on {where}: {error.strerror or error}") from None
         return int(probe.getsockname()[1])
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 if __name__ == "__main__":

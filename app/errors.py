@@ -5,7 +5,10 @@
     │   ├── ContextLengthExceeded  400    invalid_request_error  context_length_exceeded
     │   ├── BodyTooLarge           413    invalid_request_error  body_too_large
     │   └── UnsupportedMediaType   415    invalid_request_error  unsupported_media_type
+    ├── Unauthorized               401    invalid_request_error  invalid_api_key
+    ├── Forbidden                  403    permission_error       forbidden
     ├── ModelNotFound              404    invalid_request_error  model_not_found
+    ├── SessionNotFound            404    invalid_request_error  session_not_found
     ├── RequestTimeout             408    timeout_error          request_timeout
     ├── Overloaded                 429    rate_limit_error       overloaded
     ├── GenerationFailed           500    server_error           generation_failed
@@ -60,6 +63,11 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
+    def __init__(self, message: str, *, excess: int = 1, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.excess = excess
+        """Tokens too many, at the least."""
+
 
 class BodyTooLarge(InvalidRequest):
     """The body, or a part of it, is over its limit."""
@@ -75,12 +83,36 @@ class UnsupportedMediaType(InvalidRequest):
     code = "unsupported_media_type"
 
 
+class Unauthorized(ApiError):
+    """The request has no key, or a wrong one."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """A page of another site sent the request to a server that asks for no key."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
 class ModelNotFound(ApiError):
     """No model of that name, or the place that the catalogue names for it does not exist."""
 
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+
+class SessionNotFound(ApiError):
+    """No stored conversation of that name, for this key."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "session_not_found"
 
 
 class RequestTimeout(ApiError):

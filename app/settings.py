@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 
 VERSION = "0.1.0"
 DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
+KEY = r"[!#-&(-+\--\[\]-~]{1,512}"
+"""Visible ASCII but , " ' \\, which separate keys or are written otherwise in a log."""
+ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -35,8 +38,11 @@ def setting(
     pattern: str = "",
     metavar: str = "",
     env: str = "",
+    secret: bool = False,
 ) -> Any:
-    """One row of the table; its range, choices or pattern are checked when the settings are made."""
+    """One row of the table; its range, choices or pattern are checked when the settings are made. A tuple is
+    of texts: its flag may be repeated. The value of a secret is in no repr and no error.
+    """
     row = {
         "help": help_text,
         "flags": flags,
@@ -46,8 +52,9 @@ def setting(
         "pattern": pattern,
         "metavar": metavar,
         "env": env,
+        "secret": secret,
     }
-    return field(default=default, metadata=row)
+    return field(default=default, metadata=row, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,36 @@ class Settings:
         200.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
     )
     max_images: int = setting(32, "pictures in one request", low=0, high=4096)
+    api_key: tuple[str, ...] = setting(
+        (),
+        "a key for clients to send, of visible ASCII but commas, quotes and backslashes; repeatable",
+        pattern=KEY,
+        metavar="KEY",
+        secret=True,
+    )
+    api_keys_file: str = setting("", "a file with more keys, one a line; # begins a comment", metavar="FILE")
+    api_header: str = setting(
+        "Authorization",
+        "the header for keys, of letters, digits and dashes",
+        pattern=r"[A-Za-z][A-Za-z0-9-]*",
+        metavar="NAME",
+    )
+    api_prefix: str = setting(
+        "Bearer",
+        "the word before the key, of letters, digits and dashes; none: there is no word",
+        pattern=r"[A-Za-z][A-Za-z0-9-]*",
+        metavar="WORD",
+    )
+    disable_api_auth: bool = setting(False, "ask for no key, wherever the server listens")
+    cors_origin: tuple[str, ...] = setting(
+        (),
+        "an origin whose pages may call, as https://host:port, or * for all of them; repeatable",
+        pattern=ORIGIN,
+        metavar="ORIGIN",
+    )
+    database: str = setting(
+        str(PROJECT / "vlserve.db"), "the file of the conversations of /chat", metavar="FILE"
+    )
     log_level: str = setting(
         "INFO", "how much is logged", "-l", choices=("DEBUG", "INFO", "WARNING", "ERROR")
     )
@@ -121,7 +158,8 @@ class Settings:
         cls, arguments: Sequence[str], environ: Mapping[str, str] | None = None, command: str = "serve"
     ) -> "Settings":
         """Settings from the command's flags, then the environment, then the defaults."""
-        given = vars(parser(command).parse_args(list(arguments)))
+        parsed = vars(parser(command).parse_args(list(arguments)))
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in parsed.items()}
         return cls(**(_from_env(os.environ if environ is None else environ, set(given)) | given))
 
     def to_env(self) -> dict[str, str]:
@@ -161,6 +199,8 @@ def parser(command: str = "serve") -> argparse.ArgumentParser:
             options["metavar"] = row.metadata["metavar"] or (
                 "N" if type(row.default) in (int, float) else "X"
             )
+            if isinstance(row.default, tuple):
+                options["action"] = "extend"
             if row.metadata["choices"]:
                 options["metavar"] = "|".join(row.metadata["choices"])
         result.add_argument(*flags(row), **options)
@@ -184,8 +224,9 @@ class _Parser(argparse.ArgumentParser):
             dashed.append(name + equals + value)
         found, rest = super().parse_known_args(dashed, namespace)
         for argument in rest:
-            near = difflib.get_close_matches(argument.partition("=")[0], known, 1)
-            self.error(f"there is no flag {argument}" + (f"; did you mean {near[0]}?" if near else ""))
+            name = argument.partition("=")[0]  # without the value, which may be a secret
+            near = difflib.get_close_matches(name, known, 1)
+            self.error(f"there is no flag {name}" + (f"; did you mean {near[0]}?" if near else ""))
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -194,7 +235,7 @@ class _Parser(argparse.ArgumentParser):
 
 def shown_default(row: Field[Any]) -> str:
     """A field's default as people write it."""
-    shown = "off" if row.default is False else row.default
+    shown = "off" if row.default is False else "none" if row.default in ("", ()) else row.default
     return str(shown).replace(str(PROJECT) + os.sep, "").removesuffix(".0")
 
 
@@ -204,6 +245,8 @@ def _help(row: Field[Any]) -> str:
 
 def _for_argparse(row: Field[Any], text: str) -> Any:
     try:
+        if not text.strip():  # a shell's unset variable, not a choice
+            raise SettingsError("is empty")
         return _parse(row, text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
@@ -236,6 +279,10 @@ def _parse(row: Field[Any], text: str) -> Any:
         if text.lower() in ("0", "false", "no", "off"):
             return False
         raise SettingsError(f"{text!r} is neither true nor false")
+    if kind is tuple:
+        if not (found := tuple(part for part in re.split(r"[\s,]+", text) if part)):
+            raise SettingsError("is empty")
+        return found
     try:
         return kind(text)
     except ValueError:
@@ -248,7 +295,11 @@ def _nearest_case(text: str, choices: tuple[str, ...]) -> str:
 
 
 def _check(row: Field[Any], value: Any) -> None:
-    name = f"{flags(row)[0]} {value}"
+    if isinstance(value, tuple):
+        for item in value:
+            _check(row, item)
+        return
+    name = flags(row)[0] if row.metadata["secret"] else f"{flags(row)[0]} {value}"
     if isinstance(value, float) and math.isinf(value):
         raise SettingsError(f"{name}: must be finite")
     low, high, choices = row.metadata["low"], row.metadata["high"], row.metadata["choices"]
@@ -262,9 +313,11 @@ def _check(row: Field[Any], value: Any) -> None:
         raise SettingsError(f"{name}: choose one of {', '.join(choices)}{hint}")
     if row.metadata["pattern"] and not re.fullmatch(row.metadata["pattern"], value):
         raise SettingsError(f"{name}: expected {row.metadata['help']}")
-    if isinstance(value, str) and not value.strip():
+    if isinstance(value, str) and not value.strip() and value != row.default:
         raise SettingsError(f"{flags(row)[0]}: is empty")
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

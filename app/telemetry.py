@@ -3,12 +3,22 @@
 import json
 import logging
 import logging.config
+from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this thread works for."""
+
+
+_secrets: tuple[str, ...] = ()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Write [key] where one of these would stand in a log. Those under four characters would spoil it."""
+    global _secrets
+    _secrets = tuple(sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True))
 
 
 def configure(level: str, style: str) -> None:
@@ -48,7 +58,7 @@ class TextFormatter(logging.Formatter):
             else record.getMessage()
         )
         line = f"{when} {record.levelname} {name} [{request_id.get()}]: {text}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return _redacted(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 class JsonFormatter(logging.Formatter):
@@ -64,7 +74,13 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
+        return _redacted(json.dumps(entry))
+
+
+def _redacted(line: str) -> str:
+    for secret in _secrets:
+        line = line.replace(secret, "[key]")
+    return line
 
 
 def _odd(record: logging.LogRecord) -> bool:

@@ -110,6 +110,7 @@ def running(
             [*command, "--port", "0", *flags],
             cwd=cwd,
             env={name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")}
+            | {"VLSERVE_DATABASE": str(folder / "vlserve.db")}
             | (env or {}),
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -178,7 +178,7 @@ class TransformersEngine:
         prompt = request.messages if request.prompt is None else request.prompt
         if (least := self._encoder.least_tokens(prompt)) > self.context_length:
             # Encoding it would only take time and memory.
-            raise self._too_long(f"over {least}", request.prompt_param)
+            raise self._too_long(request, least, f"over {least}")
         if request.prompt is None:
             encoded = self._encoder.encode(request.messages, request.template, request.tools)
             return self._on_device(encoded)
@@ -197,7 +197,7 @@ class TransformersEngine:
         """How many tokens may be generated."""
         room = self.context_length - prompt_tokens
         if room < 1 and request.max_tokens != 0:
-            raise self._too_long(str(prompt_tokens), request.prompt_param)
+            raise self._too_long(request, prompt_tokens, str(prompt_tokens))
         if request.max_tokens is None:
             return min(self.defaults.max_tokens or 2048, room)
         if request.max_tokens > room:
@@ -205,12 +205,15 @@ class TransformersEngine:
                 f"This model's context is {self.context_length} tokens: the prompt has {prompt_tokens}, "
                 f"so at most {room} can be generated, and {request.max_tokens} were asked for.",
                 param=request.max_tokens_param,
+                excess=request.max_tokens - room,
             )
         return request.max_tokens
 
-    def _too_long(self, tokens: str, param: str) -> ContextLengthExceeded:
+    def _too_long(self, request: GenerationRequest, tokens: int, shown: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
-            f"This model's context is {self.context_length} tokens; the prompt has {tokens}.", param=param
+            f"This model's context is {self.context_length} tokens; the prompt has {shown}.",
+            param=request.prompt_param,
+            excess=tokens - self.context_length + (request.max_tokens or 1),
         )
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:

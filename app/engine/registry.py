@@ -112,6 +112,11 @@ class ModelRegistry:
         with self._lock:
             return [entry.engine for entry in self._entries.values() if entry.engine is not None]
 
+    def busy(self) -> tuple[int, int]:
+        """How many generations run and how many wait, of all models."""
+        counts = [engine.busy() for engine in self.engines()]
+        return sum(running for running, _ in counts), sum(waiting for _, waiting in counts)
+
     def unload_idle(self, idle_for: float) -> list[str]:
         """Unload what nobody has used for so many seconds; returns the ids."""
         now = time.monotonic()

@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app
 
+from app.routes import keys
 from app.routes.hooks import json_response
 from app.settings import VERSION
 
@@ -14,17 +15,15 @@ bp = Blueprint("health", __name__)
 @bp.get("/health")
 @bp.get("/health/live")
 def live() -> Response:
-    """The process answers; with what it serves and how busy it is."""
+    """The process answers; to those with a key it tells what it serves and how busy it is."""
+    if not keys.is_known():
+        return json_response({"status": "healthy"})
     settings = current_app.extensions["settings"]
     registry = current_app.extensions["registry"]
     spec = registry.catalog.resolve(None)
     state, phase, share = registry.status(spec.id)
-    busy = [engine.busy() for engine in registry.engines()]
-    details: dict[str, Any] = {
-        "model_state": state,
-        "running": sum(running for running, _ in busy),
-        "waiting": sum(waiting for _, waiting in busy),
-    }
+    running, waiting = registry.busy()
+    details: dict[str, Any] = {"model_state": state, "running": running, "waiting": waiting}
     if state == "loading":
         details |= {"phase": phase, "progress": round(share, 3)}
     elif state == "failed":
@@ -35,7 +34,7 @@ def live() -> Response:
             "model": spec.id,
             "model_dir": spec.source,
             "max_concurrent": settings.max_concurrent,
-            "api_auth_enabled": False,
+            "api_auth_enabled": current_app.extensions["keys"].required,
             "version": VERSION,
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
             "details": details,
@@ -50,8 +49,10 @@ def ready() -> Response:
     """
     registry = current_app.extensions["registry"]
     state, phase, share = registry.status(registry.catalog.default)
+    status, more = "healthy", {}
     if state == "loading":
-        return json_response({"status": "loading", "phase": phase, "progress": round(share, 3)}, 503)
-    if state == "failed":
-        return json_response({"status": "unhealthy", "reason": phase}, 503)
-    return json_response({"status": "healthy"})
+        status, more = "loading", {"phase": phase, "progress": round(share, 3)}
+    elif state == "failed":
+        status, more = "unhealthy", {"reason": phase}
+    told = more if keys.is_known() else {}
+    return json_response({"status": status} | told, 200 if status == "healthy" else 503)

@@ -1,4 +1,4 @@
-"""What holds for every route: request ids, JSON bodies, and every error in OpenAI's shape."""
+"""What holds for every route: request ids, JSON bodies, and every error in OpenAI's shape or a plain one."""
 
 import json
 import logging
@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, UnsupportedMediaType
+from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, Unauthorized, UnsupportedMediaType
+from app.routes import keys, origins
 from app.services import wire
 from app.telemetry import request_id
 
@@ -23,12 +24,18 @@ DISCARD_BYTES = 256 * 1024 * 1024
 DISCARD_SILENCE = 1.0
 """Seconds without a byte after which a client gets its 413 at once."""
 DISCARD_SECONDS = 20.0
+SIMPLE = re.compile(r"/(chat|reset|status|sessions(/[^/]*)?)/?")
+"""Addresses of the simple API (legacy.py), whose errors are plain texts."""
+SIMPLE_STATUS = {408: 500, 415: 400}
+"""What its clients get for statuses that they do not know; the others stay."""
 
 
 def install(app: Flask) -> None:
     """Give an app the hooks and error handlers."""
     app.before_request(_begin)
     app.after_request(_end)
+    origins.install(app, app.extensions["settings"])  # before keys: a preflight cannot have one
+    keys.install(app, keys.Keys(app.extensions["settings"]))
     app.register_error_handler(ApiError, _api_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(ClientLeft, lambda _: Response(status=499))
@@ -55,6 +62,11 @@ def json_body() -> Any:
         raise InvalidRequest(
             "The body has NaN, Infinity or a number of thousands of digits in it.", code="invalid_json"
         ) from None
+
+
+def has_body() -> bool:
+    """Whether the request has a body, of whatever kind."""
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
 def _body() -> bytes:
@@ -114,7 +126,12 @@ def _end(response: Response) -> Response:
 
 
 def _api_error(error: ApiError) -> Response:
-    response = json_response(wire.error(error), error.status)
+    if SIMPLE.fullmatch(request.path):
+        response = json_response(wire.plain_error(error), SIMPLE_STATUS.get(error.status, error.status))
+    else:
+        response = json_response(wire.error(error), error.status)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = current_app.extensions["keys"].challenge
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

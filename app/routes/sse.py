@@ -2,18 +2,28 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 from flask import Response
 
 from app.errors import ClientLeft
 from app.services import wire
-from app.services.completion import Completion
 
 PING_EVERY = 10.0
 """Seconds of silence after which a comment keeps the connection open."""
 
 
-def stream(completion: Completion) -> Response:
+class Events(Protocol):
+    """An answer while it is made: a completion, or a turn of a conversation."""
+
+    def events(self) -> Iterator[dict[str, Any] | None]:
+        """Its events as they come, None when there is nothing to say."""
+
+    def close(self) -> None:
+        """Stop it and give everything back."""
+
+
+def stream(completion: Events) -> Response:
     """The streamed answer of a completion."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     # Typed in full: Werkzeug adds the charset to text types only on its own terms.
@@ -26,7 +36,7 @@ class EventStream:
     A generator alone would not do: one that was never started gets no GeneratorExit.
     """
 
-    def __init__(self, completion: Completion) -> None:
+    def __init__(self, completion: Events) -> None:
         self._completion = completion
         self._bytes = self._encode()
 

@@ -44,24 +44,33 @@ class Completions:
         self._registry = registry
         self._admission = admission
         self._timeout = settings.request_timeout
-        self._limits = prompt.Limits(
+        self.limits = prompt.Limits(
             settings.max_images, int(settings.max_image_mp * 1e6), int(settings.max_total_mp * 1e6)
         )
         self._preparing = threading.BoundedSemaphore(PREPARING)
 
+    def enter(self, client_left: Callable[[], bool]) -> "Place":
+        """A place for a chat request that will wait before it starts; raises Overloaded."""
+        return Place(self._admission.enter(), Watch(client_left, self._timeout))
+
     def start(
-        self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
+        self,
+        request: ChatRequest | TextRequest,
+        client_left: Callable[[], bool] = lambda: False,
+        *,
+        place: "Place | None" = None,
     ) -> "Completion":
         """A completion that runs; everything that can be refused is refused here, by an ApiError.
 
-        Raises ClientLeft if the client goes away meanwhile.
+        Raises ClientLeft if the client goes away meanwhile. A `place` from `enter` stays the caller's if this
+        raises, so that he can try again.
         """
-        watch = _Watch(client_left, self._timeout)
-        ticket = self._enter(request)
+        mine = place or Place(self._enter(request), Watch(client_left, self._timeout))
+        ticket, watch = mine.ticket, mine.watch
         lease: Lease | None = None
         try:
             # What needs no model is looked at before one is loaded in vain.
-            pictures = prompt.read(request, self._limits) if isinstance(request, ChatRequest) else []
+            pictures = prompt.read(request, self.limits) if isinstance(request, ChatRequest) else []
             lease = self._registry.get(request.model, watch=watch)
             with self._turn_to_prepare(watch):
                 resolved = self._resolved(request, pictures, lease.engine, watch)
@@ -69,7 +78,8 @@ class Completions:
         except BaseException:
             if lease is not None:
                 lease.release()
-            ticket.release()
+            if place is None:
+                ticket.release()
             raise
         return Completion(request, generation, lease, ticket, watch)
 
@@ -77,8 +87,8 @@ class Completions:
         self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
     ) -> "Tokens":
         """The tokens of a request's prompt, which is prepared as for an answer; raises as `start` does."""
-        watch = _Watch(client_left, self._timeout)
-        pictures = prompt.read(request, self._limits) if isinstance(request, ChatRequest) else []
+        watch = Watch(client_left, self._timeout)
+        pictures = prompt.read(request, self.limits) if isinstance(request, ChatRequest) else []
         with self._registry.get(request.model, watch=watch) as lease, self._turn_to_prepare(watch):
             engine = lease.engine
             (resolved,) = self._resolved(request, pictures, engine, watch)
@@ -89,7 +99,7 @@ class Completions:
         self, model: str | None, ids: Sequence[int], client_left: Callable[[], bool] = lambda: False
     ) -> str:
         """The text of tokens; raises InvalidRequest for ids that are none."""
-        with self._registry.get(model, watch=_Watch(client_left, self._timeout)) as lease:
+        with self._registry.get(model, watch=Watch(client_left, self._timeout)) as lease:
             return lease.engine.detokenize(ids)
 
     def _enter(self, request: ChatRequest | TextRequest) -> Ticket:
@@ -99,7 +109,7 @@ class Completions:
         return self._admission.enter(each * len(request.prompts), "n" if each > 1 else "prompt")
 
     @contextmanager
-    def _turn_to_prepare(self, watch: "_Watch") -> Iterator[None]:
+    def _turn_to_prepare(self, watch: "Watch") -> Iterator[None]:
         while not self._preparing.acquire(timeout=WATCH_EVERY):
             watch()
         try:
@@ -108,10 +118,10 @@ class Completions:
             self._preparing.release()
 
     def _resolved(
-        self, request: ChatRequest | TextRequest, pictures: list[bytes], engine: Engine, watch: "_Watch"
+        self, request: ChatRequest | TextRequest, pictures: list[bytes], engine: Engine, watch: "Watch"
     ) -> list[GenerationRequest]:
         if isinstance(request, ChatRequest):
-            return [prompt.resolve(request, pictures, engine, self._limits, watch)]
+            return [prompt.resolve(request, pictures, engine, self.limits, watch)]
         return prompt.plain(request, engine)
 
 
@@ -133,7 +143,7 @@ class Completion:
         generation: Generation,
         lease: Lease,
         ticket: Ticket,
-        watch: "_Watch",
+        watch: "Watch",
     ) -> None:
         self._request = request
         self._generation = generation
@@ -268,7 +278,7 @@ def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutpu
     return ChoiceOutput(request.stop, min_tokens=request.min_tokens, thinking=thinking, tools=tools)
 
 
-class _Watch:
+class Watch:
     """Looks at the clock and the client, a few times a second at most, and raises when either says stop."""
 
     def __init__(self, client_left: Callable[[], bool], timeout: float) -> None:
@@ -287,3 +297,11 @@ class _Watch:
             raise RequestTimeout(f"The request took longer than {self._timeout:g} seconds.")
         if self._client_left():
             raise ClientLeft
+
+
+@dataclass(frozen=True)
+class Place:
+    """A request's place among all that run and wait, and its clock, which has begun."""
+
+    ticket: Ticket
+    watch: Watch

@@ -249,6 +249,11 @@ def error(problem: ApiError) -> dict[str, Any]:
     return {"error": problem.body()}
 
 
+def plain_error(problem: ApiError) -> dict[str, Any]:
+    """An error as the simple API writes it, whole or as an event."""
+    return {"error": problem.message}
+
+
 def tokens(ids: Sequence[int], context_length: int, strings: Sequence[bytes] | None) -> dict[str, Any]:
     """The answer of /v1/tokenize, in vLLM's words."""
     texts = None if strings is None else [one.decode(errors="replace") for one in strings]

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import create_app
+from app import create_app, telemetry
 from app.engine.catalog import Catalog
 from app.engine.registry import ModelRegistry
 from app.engine.types import (
@@ -34,6 +34,8 @@ from app.routes import sse
 from app.services import completion
 from app.services.admission import Admission
 from app.services.completion import Completions
+from app.services.conversations import Conversations
+from app.services.turn import Turns
 from app.settings import Settings
 
 SPECS = (
@@ -155,6 +157,8 @@ class House:
     admission: Admission = field(init=False)
     registry: ModelRegistry = field(init=False)
     completions: Completions = field(init=False)
+    conversations: Conversations = field(init=False)
+    turns: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         self.load = lambda spec, progress: self.engine
@@ -163,6 +167,8 @@ class House:
             Catalog(SPECS, "scripted", created=1234), lambda spec, progress: self.load(spec, progress)
         )
         self.completions = Completions(self.registry, self.admission, self.settings)
+        self.conversations = Conversations(pathlib.Path(self.settings.database))
+        self.turns = Turns(self.completions, self.conversations, self.registry)
 
     def leased(self) -> bool:
         """Whether anybody holds the model; looks by trying to unload it."""
@@ -208,8 +214,8 @@ def quiet_root_logger() -> Iterator[None]:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings()
+def settings(tmp_path: pathlib.Path) -> Settings:
+    return Settings(database=str(tmp_path / "vlserve.db"))
 
 
 @pytest.fixture
@@ -226,29 +232,38 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def house(settings: Settings, engine: ScriptedEngine) -> House:
-    return House(settings, engine)
+def house(settings: Settings, engine: ScriptedEngine) -> Iterator[House]:
+    made = House(settings, engine)
+    yield made
+    made.conversations.close()
 
 
 @pytest.fixture
-def make_app(engine: ScriptedEngine) -> Callable[..., Flask]:
+def make_app(engine: ScriptedEngine, settings: Settings) -> Iterator[Callable[..., Flask]]:
     """Makes the application with other settings, wired to the scripted engine."""
 
     def make(**changes: Any) -> Flask:
         root = logging.getLogger()
         handlers = root.handlers[:]
-        settings = replace(Settings(), **changes)
-        made = create_app(settings)
+        changed = replace(settings, **changes)
+        made = create_app(changed)
         root.handlers[:] = handlers  # caplog's are among them
-        house = House(settings, engine)
+        house = House(changed, engine)
+        houses.append(house)
         made.extensions |= {
             "house": house,
             "registry": house.registry,
             "completions": house.completions,
+            "conversations": house.conversations,
+            "turns": house.turns,
         }
         return made
 
-    return make
+    houses: list[House] = []
+    yield make
+    telemetry.hide(())
+    for house in houses:
+        house.conversations.close()
 
 
 @pytest.fixture

@@ -122,10 +122,11 @@ def test_without_any_limit_the_context_is_one(model: Model, encoder: PromptEncod
 
 def test_more_tokens_than_fit_are_refused_at_their_field(engine: TransformersEngine) -> None:
     most = room(engine)
-    request = replace(REQUEST, max_tokens=most + 1, max_tokens_param="max_completion_tokens")
+    request = replace(REQUEST, max_tokens=most + 3, max_tokens_param="max_completion_tokens")
     with pytest.raises(ContextLengthExceeded, match=f"at most {most} can be generated") as caught:
         engine.submit(request)
     assert caught.value.param == "max_completion_tokens"
+    assert caught.value.excess == 3
 
 
 def test_a_prompt_longer_than_the_context_is_refused(engine: TransformersEngine) -> None:
@@ -133,6 +134,17 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: TransformersEngine)
     with pytest.raises(ContextLengthExceeded, match="context is 80 tokens; the prompt has") as caught:
         engine.submit(long)
     assert caught.value.param == "messages"
+    counted = int(str(caught.value).split()[-1].rstrip("."))
+    assert caught.value.excess == counted + 6 - 80  # the prompt, and the answer that was asked for
+
+
+def test_a_prompt_that_is_refused_unread_says_at_least_how_much_is_too_much(
+    engine: TransformersEngine,
+) -> None:
+    endless = replace(REQUEST, messages=(Message("user", (TextPart("hello " * 10_000),)),), max_tokens=7)
+    with pytest.raises(ContextLengthExceeded, match="the prompt has over") as caught:
+        engine.submit(endless)
+    assert caught.value.excess == int(str(caught.value).split()[-1].rstrip(".")) + 7 - 80
 
 
 def test_a_prompt_that_cannot_be_is_refused_in_the_callers_thread(

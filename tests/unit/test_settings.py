@@ -32,10 +32,22 @@ OTHER: dict[str, Any] = {
     "max_image_mp": 0.5,
     "max_total_mp": 7.5,
     "max_images": 3,
+    "api_key": ("sk-one", "sk-two"),
+    "api_keys_file": "keys.txt",
+    "api_header": "X-API-Key",
+    "api_prefix": "Token",
+    "disable_api_auth": True,
+    "cors_origin": ("https://one.example", "http://two.example:8080"),
+    "database": "/somewhere/else.db",
     "log_level": "DEBUG",
     "log_format": "json",
 }
 """A value for every field that is not its default."""
+
+
+def text_of(value: Any) -> str:
+    """A value as flags and variables have it."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def test_without_anything_the_defaults_hold() -> None:
@@ -52,9 +64,9 @@ def test_every_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     row, value = BY_NAME[name], OTHER[name]
     flag = table.flags(row)[0]
     assert flag == "--" + name.replace("_", "-")
-    given = [flag] if value is True else [flag, str(value)]
+    given = [flag] if value is True else [flag, text_of(value)]
     assert getattr(Settings.from_args(given, {}), name) == value
-    assert getattr(Settings.from_env({f"VLSERVE_{name.upper()}": str(value)}), name) == value
+    assert getattr(Settings.from_env({f"VLSERVE_{name.upper()}": text_of(value)}), name) == value
     assert len(row.metadata["help"]) > 10
     text = " ".join(table.parser().format_help().split())
     assert flag in text
@@ -65,15 +77,19 @@ def test_every_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
 def test_a_flag_wins_over_the_environment(name: str) -> None:
     value = OTHER[name]
     flag = table.flags(BY_NAME[name])[0]
-    given = [flag] if value is True else [flag, str(value)]
+    given = [flag] if value is True else [flag, text_of(value)]
     environ = Settings().to_env()
     assert getattr(Settings.from_args(given, environ), name) == value
 
 
 @pytest.mark.parametrize("name", sorted(name for name in BY_NAME if "_" in name))
 def test_underscores_in_flags_are_dashes(name: str) -> None:
-    assert getattr(Settings.from_args([f"--{name}", str(OTHER[name])], {}), name) == OTHER[name]
-    assert getattr(Settings.from_args([f"--{name}={OTHER[name]}"], {}), name) == OTHER[name]
+    value = OTHER[name]
+    if value is True:
+        assert getattr(Settings.from_args([f"--{name}"], {}), name) is True
+        return
+    assert getattr(Settings.from_args([f"--{name}", text_of(value)], {}), name) == value
+    assert getattr(Settings.from_args([f"--{name}={text_of(value)}"], {}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -112,6 +128,13 @@ def test_there_are_short_forms_for_two_models(flag: str, model: str) -> None:
         (["--catalog=a_b-c.yaml"], "catalog", "a_b-c.yaml"),
         (["--request-timeout", "1e3"], "request_timeout", 1000.0),
         (["--port", "1", "--port", "2"], "port", 2),
+        (["--api-key", "a", "--api_key", "b,c"], "api_key", ("a", "b", "c")),
+        (["--cors-origin=*"], "cors_origin", ("*",)),
+        (
+            ["--cors-origin", "app://x", "--cors-origin", "http://[::1]:3"],
+            "cors_origin",
+            ("app://x", "http://[::1]:3"),
+        ),
     ],
 )
 def test_flags_are_read(arguments: list[str], name: str, value: Any) -> None:
@@ -156,7 +179,7 @@ def test_the_environment_carries_the_settings_to_another_process(made: Settings)
     ("arguments", "parts"),
     [
         (["--max-queu", "3"], ["--max-queu", "--max-queue"]),
-        (["--max_queu=3"], ["--max_queu=3", "--max-queue"]),
+        (["--max_queu=3"], ["--max_queu", "--max-queue"]),
         (["--xyzzy"], ["--xyzzy"]),
         (["stray"], ["stray"]),
         (["--port"], ["--port"]),
@@ -170,6 +193,14 @@ def test_the_environment_carries_the_settings_to_another_process(made: Settings)
         (["--model", ""], ["--model", "empty"]),
         (["--host", "  "], ["--host", "empty"]),
         (["--preload=yes"], ["--preload"]),
+        (["--api-keys-file", ""], ["--api-keys-file", "empty"]),
+        (["--api-key", ""], ["--api-key", "empty"]),
+        (["--api-key", " , "], ["--api-key", "empty"]),
+        (["--api-header", "X_Key"], ["--api-header X_Key", "dashes"]),
+        (["--api-prefix", "Bea rer"], ["--api-prefix", "none"]),
+        (["--cors-origin", "page.example"], ["--cors-origin page.example", "https://host:port"]),
+        (["--cors-origin", "https://page.example/"], ["--cors-origin", "https://host:port"]),
+        (["--cors-origin", "null"], ["--cors-origin", "https://host:port"]),
     ],
 )
 def test_a_wrong_flag_is_named_in_one_line_with_the_nearest_right_one(
@@ -180,6 +211,34 @@ def test_a_wrong_flag_is_named_in_one_line_with_the_nearest_right_one(
     text = str(caught.value)
     assert "\n" not in text
     assert [part for part in parts if part not in text] == []
+
+
+SECRET = "sk-very-secret"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--api-key", f'"{SECRET}'], [f"--api-kay={SECRET}"], ["--api-key", f"{SECRET}\u00e9"]]
+)
+def test_a_key_is_in_no_error(arguments: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_args(arguments, {})
+    assert "--api-k" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"VLSERVE_API_KEY") as caught:
+        Settings.from_env({"VLSERVE_API_KEY": f"\\{SECRET}"})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_key_is_in_no_repr() -> None:
+    settings = Settings(api_key=(SECRET,))
+    assert SECRET not in repr(settings)
+    assert SECRET not in f"{settings}"
+    assert "port=8000" in repr(settings)
+
+
+def test_a_variable_lists_keys_by_commas_or_blanks() -> None:
+    assert Settings.from_env({"VLSERVE_API_KEY": " a, b\nc,"}).api_key == ("a", "b", "c")
+    assert Settings.from_args(["--api-key", "d"], {"VLSERVE_API_KEY": "a"}).api_key == ("d",)
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,26 @@ def test_noisy_libraries_are_quiet() -> None:
     telemetry.configure("DEBUG", "text")
     assert not logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.INFO)
     assert logging.getLogger("app.engine").isEnabledFor(logging.DEBUG)
+
+
+@pytest.fixture
+def hidden() -> Iterator[None]:
+    telemetry.hide(["sk-secret", "sk-secret-and-longer", "abc"])
+    yield
+    telemetry.hide(())
+
+
+@pytest.mark.usefixtures("hidden")
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_keys_are_taken_out_wherever_they_stand(formatter: logging.Formatter) -> None:
+    token = telemetry.request_id.set("sk-secret")
+    try:
+        raise ValueError("sk-secret-and-longer")
+    except ValueError as error:
+        line = formatter.format(record("a\nsk-secret-and-longer %s abc", "xsk-secretx", error=error))
+    finally:
+        telemetry.request_id.reset(token)
+    assert "sk-" not in line.replace("test_telemetry", "").replace('"sk-secret-and-longer"', "")
+    assert "longer" not in line.replace('"sk-secret-and-longer"', "")
+    assert line.count("[key]") >= 4
+    assert "abc" in line  # too short to be looked for

@@ -1,0 +1,88 @@
+"""The simple API for scripts: /chat keeps the conversation, /reset forgets it, /sessions shows them."""
+
+from dataclasses import asdict
+
+from flask import Blueprint, Response, current_app, request
+
+from app.routes import keys
+from app.routes.hooks import client_left, has_body, json_body, json_response
+from app.routes.sse import stream
+from app.schemas import simple
+from app.services.conversations import Session
+
+bp = Blueprint("legacy", __name__)
+
+
+@bp.post("/chat")
+def chat() -> Response:
+    """The answer to a message, after what was said before; whole or streamed."""
+    name, asked = simple.load(json_body())
+    turn = current_app.extensions["turns"].start(Session(keys.owner(), name), asked, client_left(request))
+    return stream(turn) if asked.stream else json_response(turn.collect())
+
+
+@bp.post("/reset")
+def reset() -> Response:
+    """Forget a conversation, there or not."""
+    name = simple.session_name(json_body() if has_body() else {})
+    current_app.extensions["turns"].forget(Session(keys.owner(), name), client_left(request))
+    return json_response(
+        {"status": "success", "message": "The conversation was forgotten.", "session_id": name}
+    )
+
+
+@bp.get("/status")
+def status() -> Response:
+    """The default model, the length of a conversation in messages, and what is loaded and running."""
+    session = Session(keys.owner(), simple.session_name(request.args.to_dict()))
+    registry = current_app.extensions["registry"]
+    spec = registry.catalog.resolve(None)
+    engines = registry.engines()
+    running, waiting = registry.busy()
+    return json_response(
+        {
+            "model_name": spec.id,
+            "device": next((engine.device for engine in engines if engine.spec.id == spec.id), spec.device),
+            "conversation_length": 2 * len(current_app.extensions["conversations"].rounds(session)),
+            "memory_allocated": sum(engine.memory_bytes() for engine in engines),
+            "running": running,
+            "waiting": waiting,
+        }
+    )
+
+
+@bp.get("/sessions")
+def list_sessions() -> Response:
+    """The caller's conversations, the last used first."""
+    found = current_app.extensions["conversations"].list(keys.owner())
+    return json_response({"sessions": [asdict(summary) for summary in found]})
+
+
+@bp.delete("/sessions")
+def forget_all_sessions() -> Response:
+    """Forget all of the caller's conversations."""
+    owner, turns = keys.owner(), current_app.extensions["turns"]
+    names = [summary.session_id for summary in current_app.extensions["conversations"].list(owner)]
+    gone = [name for name in names if turns.forget(Session(owner, name), client_left(request))]
+    return json_response({"status": "success", "deleted": len(gone)})
+
+
+@bp.get("/sessions/<name>")
+def read_session(name: str) -> Response:
+    """One conversation; of its pictures only how many."""
+    conversations, session = current_app.extensions["conversations"], Session(keys.owner(), name)
+    body = asdict(conversations.summary(session))
+    messages = []
+    for one in conversations.rounds(session):
+        messages.append({"role": "user", "content": one.message, "images": len(one.pictures)})
+        messages.append({"role": "assistant", "content": one.response})
+    return json_response(body | {"messages": messages})
+
+
+@bp.delete("/sessions/<name>")
+def forget_session(name: str) -> Response:
+    """Forget one conversation."""
+    session = Session(keys.owner(), name)
+    current_app.extensions["conversations"].summary(session)  # a 404 does not wait
+    current_app.extensions["turns"].forget(session, client_left(request))
+    return json_response({"status": "success", "session_id": name})
