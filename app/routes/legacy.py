@@ -43,7 +43,7 @@ def status() -> Response:
         {
             "model_name": spec.id,
             "device": next((engine.device for engine in engines if engine.spec.id == spec.id), spec.device),
-            "conversation_length": 2 * len(current_app.extensions["conversations"].rounds(session)),
+            "conversation_length": 2 * current_app.extensions["conversations"].length(session),
             "memory_allocated": sum(engine.memory_bytes() for engine in engines),
             "running": running,
             "waiting": waiting,

@@ -25,7 +25,7 @@ class Origins:
     def __init__(self, settings: Settings) -> None:
         self.named = frozenset(origin.lower() for origin in settings.cors_origin)
         self.all = "*" in self.named
-        self.hosts = frozenset(urlsplit(origin).hostname for origin in self.named)
+        self.hosts = frozenset(_hostname(origin.partition("://")[2]) for origin in self.named)
         self.disabled = settings.disable_api_auth
 
     def allows(self, origin: str | None) -> bool:
@@ -52,7 +52,7 @@ def _before() -> Response | None:
 
 
 def _refuse_foreign(origins: Origins, origin: str | None) -> None:
-    host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+    host = _hostname(request.headers.get("Host", ""))
     if request.blueprint != "health" and not (_is_of_this_machine(host) or host in origins.hosts):
         raise Forbidden(
             f"This server asks for no key and answers to names of this machine only, not to {host[:100]!r}. "
@@ -61,11 +61,20 @@ def _refuse_foreign(origins: Origins, origin: str | None) -> None:
     if request.method in SAFE_METHODS or origin is None or origins.allows(origin):
         return
     if origin == "null" or (
-        origin.startswith(("http://", "https://")) and urlsplit(origin).netloc != request.headers.get("Host")
+        origin.startswith(("http://", "https://"))
+        and origin.partition("://")[2] != request.headers.get("Host")
     ):
         raise Forbidden(
             "This server asks for no key, and pages of other sites may not call it: --cors-origin."
         )
+
+
+def _hostname(place: str) -> str:
+    """The name or address in a Host header or behind an origin's scheme."""
+    try:
+        return urlsplit(f"//{place}").hostname or ""
+    except ValueError:
+        return f"{place}.invalid"  # a bracket that nothing closes: no name of ours
 
 
 def _is_of_this_machine(host: str) -> bool:

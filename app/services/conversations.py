@@ -124,6 +124,11 @@ class Conversations:
                 for number, message, response, tokens in rows
             ]
 
+    def length(self, session: Session) -> int:
+        """How many rounds a session has."""
+        with self._transaction() as database:
+            return sum(row.rounds for row in _summaries(database, *session))
+
     def add(self, session: Session, made: Round) -> None:
         """Store a session's newest round, and forget what is over the bounds."""
         now = time.time()

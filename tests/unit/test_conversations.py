@@ -78,7 +78,8 @@ def test_a_session_has_twenty_rounds_at_most(kept: Conversations) -> None:
     for number in range(25):
         kept.add(MINE, said(number, Picture(b"a", 1)))
     assert [one.message for one in kept.rounds(MINE)] == [f"question {number}" for number in range(5, 25)]
-    assert kept.summary(MINE).rounds == 20
+    assert kept.summary(MINE).rounds == kept.length(MINE) == 20
+    assert kept.length(Session("me", "nobody")) == 0
 
 
 def test_a_sessions_older_pictures_make_room_and_its_texts_stay(

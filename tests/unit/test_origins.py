@@ -162,7 +162,16 @@ def test_names_of_this_machine_are_answered(client: FlaskClient, host: str) -> N
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "a.b."]
+    "host",
+    [
+        "evil.example",
+        "[::1",
+        "[evil]",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "a.b.",
+    ],
 )
 def test_a_name_that_a_stranger_may_have_pointed_here_is_not(client: FlaskClient, host: str) -> None:
     for path in ("/v1/models", "/sessions", "/status", "/nothing"):
@@ -173,7 +182,9 @@ def test_a_name_that_a_stranger_may_have_pointed_here_is_not(client: FlaskClient
     assert client.get("/health", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", [EVIL, "null", "http://localhost:3000", "http://localhost.evil.example"])
+@pytest.mark.parametrize(
+    "origin", [EVIL, "null", "http://localhost:3000", "http://localhost.evil.example", "http://[", "http://"]
+)
 def test_a_page_of_another_site_can_change_nothing(client: FlaskClient, origin: str) -> None:
     client.post("/chat", json={"message": "hi"})
     for method, path, body in (
@@ -193,7 +204,7 @@ def test_json_that_is_sent_as_text_is_refused(client: FlaskClient) -> None:
 
 
 def test_the_servers_own_pages_and_programs_may_call(client: FlaskClient) -> None:
-    for headers in ({"Origin": "http://localhost"}, {"Origin": "file://"}, {}):
+    for headers in ({"Origin": "http://localhost"}, {"Origin": "file://"}, {"Origin": ""}, {}):
         assert client.post("/reset", headers=headers).status_code == 200
     own = {"Origin": "http://127.0.0.1:8000", "Host": "127.0.0.1:8000"}
     assert client.post("/reset", headers=own).status_code == 200
