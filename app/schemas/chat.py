@@ -4,11 +4,11 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_load, pre_load, validate
+from marshmallow import ValidationError, fields, post_load, pre_load
 
 from app.engine.types import ChatRequest, ImagePart, Message, Template
 from app.schemas.content import MAX_MESSAGES, MessageSchema
-from app.schemas.fields import Flag, Integer, Items, Mapping, Text, checked
+from app.schemas.fields import Flag, Integer, Items, Mapping, Text, checked, one_of
 from app.schemas.sampling import (
     MAX_TOP_LOGPROBS,
     NO_MEANING,
@@ -27,11 +27,12 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "structured_outputs": (),
     "modalities": (["text"],),
     "audio": (),
+    "moderation": (),
     "mm_processor_kwargs": ({},),
     "return_media_info": (False,),
 }
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MAX_VARIABLES = 64
 OWN_VARIABLES = {
     "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt",
@@ -64,9 +65,7 @@ class ChatSchema(SamplingSchema):
     logprobs = Flag(allow_none=True)
     top_logprobs = Integer(low=0, high=MAX_TOP_LOGPROBS, allow_none=True)
     enable_thinking = Flag(allow_none=True)
-    reasoning_effort = Text(
-        validate=validate.OneOf(EFFORTS, error=f"must be one of {', '.join(EFFORTS)}"), allow_none=True
-    )
+    reasoning_effort = Text(validate=one_of(*EFFORTS), allow_none=True)
     max_thinking_tokens = Integer(low=0, high=10**9, allow_none=True)
     chat_template_kwargs = Variables(allow_none=True)
     add_generation_prompt = Flag(allow_none=True)
@@ -76,11 +75,12 @@ class ChatSchema(SamplingSchema):
     parallel_tool_calls = Flag(allow_none=True)
     store = Flag(**NO_MEANING)
     metadata = Mapping(**NO_MEANING)
-    service_tier = Text(**NO_MEANING)
-    verbosity = Text(**NO_MEANING)
+    service_tier = Text(validate=one_of("auto", "default", "flex", "scale", "priority", "fast"), **NO_MEANING)
+    verbosity = Text(validate=one_of("low", "medium", "high"), **NO_MEANING)
     prediction = Mapping(**NO_MEANING)
     prompt_cache_key = Text(**NO_MEANING)
-    prompt_cache_retention = Text(**NO_MEANING)
+    prompt_cache_options = Mapping(**NO_MEANING)
+    prompt_cache_retention = Text(validate=one_of("in_memory", "24h"), **NO_MEANING)
     safety_identifier = Text(**NO_MEANING)
     web_search_options = Mapping(**NO_MEANING)
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load
 
 from app.engine.types import ImagePart, Message, Part, TextPart
-from app.schemas.fields import Body, Items, Text, check_length
+from app.schemas.fields import Body, Items, Text, check_length, one_of
 from app.schemas.tools import MAX_TOOLS, ToolCallSchema
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -21,12 +21,10 @@ class TextPartSchema(Body):
 
 
 class ImageUrlSchema(Body):
-    """{"url": …, "detail": "auto" | "low" | "high"}"""
+    """{"url": …, "detail": "auto" | "low" | "high" | "original"}; detail has no meaning here"""
 
     url = Text(required=True, least=1)
-    detail = Text(
-        validate=validate.OneOf(("auto", "low", "high"), error="must be auto, low or high"), allow_none=True
-    )
+    detail = Text(validate=one_of("auto", "low", "high", "original"), allow_none=True)
 
 
 class ImageUrlPartSchema(Body):
@@ -83,7 +81,7 @@ class Content(fields.Field[tuple[Part, ...]]):
 class MessageSchema(Body):
     """One message; content may be null or absent for an assistant only."""
 
-    role = Text(required=True, validate=validate.OneOf(ROLES, error=f"must be one of {', '.join(ROLES)}"))
+    role = Text(required=True, validate=one_of(*ROLES))
     content = Content(allow_none=True)
     name = Text(most=256, allow_none=True)
     tool_call_id = Text(most=256, allow_none=True)

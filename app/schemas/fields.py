@@ -4,7 +4,7 @@ import math
 from collections import abc
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from app.errors import InvalidRequest
 
@@ -39,6 +39,11 @@ class Text(fields.String):
         except UnicodeEncodeError:
             raise ValidationError("has half of a surrogate pair in it, which is no character") from None
         return value
+
+
+def one_of(*values: str) -> validate.OneOf:
+    """The check that a text is one of these."""
+    return validate.OneOf(values, error=f"must be one of {', '.join(values)}")
 
 
 class Number(fields.Float):

@@ -22,6 +22,7 @@ class StreamOptionsSchema(Body):
     """{"include_usage": true}"""
 
     include_usage = Flag(allow_none=True)
+    include_obfuscation = Flag(**NO_MEANING)
 
 
 class Stop(fields.Field[tuple[str, ...]]):

@@ -144,6 +144,9 @@ def test_stop_is_a_string_or_a_list(given: Any, stop: tuple[str, ...]) -> None:
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"enable_thinking": "yes"}, "enable_thinking"),
         ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"service_tier": "first class"}, "service_tier"),
+        ({"verbosity": "chatty"}, "verbosity"),
+        ({"prompt_cache_retention": "for ever"}, "prompt_cache_retention"),
         ({"reasoning_effort": "none", "enable_thinking": True}, "enable_thinking"),
         ({"chat_template_kwargs": {"enable_thinking": False}, "enable_thinking": True}, "enable_thinking"),
         ({"chat_template_kwargs": {"enable_thinking": 3}}, "chat_template_kwargs.enable_thinking"),
@@ -156,6 +159,10 @@ def test_stop_is_a_string_or_a_list(given: Any, stop: tuple[str, ...]) -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": []}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": 1}},
+            "stream_options.include_obfuscation",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_at_its_place(given: dict[str, Any], place: str) -> None:
@@ -184,6 +191,9 @@ ASKING: dict[str, list[Any]] = {
     "response_format": [{"type": "json_object"}, "text"],
     "structured_outputs": [{}],
     "mm_processor_kwargs": [{"max_pixels": 5}],
+    "modalities": [["text", "audio"]],
+    "audio": [{"voice": "alloy", "format": "wav"}],
+    "moderation": [{"model": "omni-moderation-latest"}],
 }
 
 
@@ -197,11 +207,12 @@ def test_what_this_version_cannot_do_is_refused_rather_than_ignored(name: str, v
 NO_MEANING: dict[str, tuple[Any, Any]] = {
     "user": ("me", 5),
     "store": (True, "yes"),
-    "metadata": ({"a": 1}, []),
+    "metadata": ({"a": "b"}, []),
     "service_tier": ("auto", 5),
     "verbosity": ("low", 1),
     "prediction": ({"type": "content", "content": "x"}, 3),
     "prompt_cache_key": ("k", 1),
+    "prompt_cache_options": ({"mode": "explicit"}, "explicit"),
     "prompt_cache_retention": ("24h", 24),
     "safety_identifier": ("s", 1),
     "web_search_options": ({}, True),

@@ -49,7 +49,7 @@ def test_half_a_tool_call_is_refused(message: dict[str, Any], place: str) -> Non
         ([TEXT, TEXT], (TextPart("hi"), TextPart("hi"))),
         ([TEXT | {"cache_control": {}}], (TextPart("hi"),)),
         (
-            [{"type": "image_url", "image_url": {"url": "U", "detail": "low"}}, TEXT],
+            [{"type": "image_url", "image_url": {"url": "U", "detail": "original"}}, TEXT],
             (ImagePart("U", "content[0].image_url.url"), TextPart("hi")),
         ),
         (
@@ -130,7 +130,7 @@ def test_an_assistant_may_have_said_nothing(message: Any) -> None:
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "U", "detail": "best"}}]},
             "content[0].image_url.detail",
-            "must be auto, low or high",
+            "must be one of auto, low, high, original",
         ),
         ({"role": "user", "content": [{"type": "image", "image": {"url": "U"}}]}, "content[0].image", None),
         ({"role": "user", "content": "hi", "name": 3}, "name", None),
