@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from app.engine import linear, processors
+from app.engine import lark, linear, processors
 from app.engine.batch import BatchLoop
 from app.engine.encode import PromptEncoder
+from app.engine.grammar import Completion, Grammars, Guide, Thought
 from app.engine.sampling import Sampler, logprobs
 from app.engine.stream import Asked, Choices, Notes, TokenStream
 from app.engine.turns import Turns
@@ -45,6 +46,7 @@ class Work:
     config: GenerationConfig
     request_name: str
     first: bool  # of its prompt's choices
+    guide: Guide | None = None
 
 
 class TransformersEngine:
@@ -74,6 +76,7 @@ class TransformersEngine:
         self._stop_ids = stop_ids
         self._loop = loop
         self._turns = Turns(max_concurrent)
+        self._grammars = Grammars(encoder.tokenizer, stop_ids)
         if loop is not None:
             self.context_length = min(context_length, loop.capacity)
 
@@ -124,6 +127,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Drop the model; a generation that still winds down keeps it until its last token."""
         self._model = None
+        self._grammars.close()
         if self._loop is not None:
             self._loop.close()
         if torch.cuda.is_available():
@@ -161,7 +165,8 @@ class TransformersEngine:
         )
         works = []
         for choice in range(request.n):
-            sampler = Sampler(request.sampling, own, choice)
+            guide = self._guide(request, info)
+            sampler = Sampler(request.sampling, [*own, *([] if guide is None else [guide])], choice)
             stream = TokenStream(
                 self._encoder.tokenizer,
                 stop_ids,
@@ -169,9 +174,23 @@ class TransformersEngine:
                 choice=number + choice,
                 notes=notes,
                 on_cancel=self._turns.wake if self._loop is None else self._loop.wake,
+                is_complete=functools.partial(getattr, guide, "complete", False),
             )
-            works.append(Work(request, inputs, stream, sampler, config, request_id.get(), choice == 0))
+            name = request_id.get()
+            works.append(Work(request, inputs, stream, sampler, config, name, choice == 0, guide))
         return works, info
+
+    def _guide(self, request: GenerationRequest, info: PromptInfo) -> Guide | None:
+        """What holds a choice to the request's grammar, which begins after a thought if there is one."""
+        grammar = request.grammar
+        if request.tools is not None and request.tools.choice == "required":
+            grammar = lark.tool_calls(request.tools, info.tool_format or "hermes")
+        if grammar is None:
+            return None
+        tags = self._encoder.thinking_tags()
+        thinks = tags is not None and (info.thinking or bool(request.template.thinking))
+        thought = Thought(*tags, info.thinking) if tags is not None and thinks else None
+        return self._grammars.guide(grammar, thought)
 
     def _encode(self, request: GenerationRequest) -> dict[str, Any]:
         """A prompt as generate() takes it."""
@@ -230,6 +249,7 @@ class TransformersEngine:
         request_id.set(work.request_name)
         stream = work.stream
         error: ApiError | None = None
+        ids: torch.Tensor | None = None
         try:
             if work.first and work.request.score_prompt:
                 stream.prompt_logprobs = self._score(work)
@@ -238,12 +258,13 @@ class TransformersEngine:
             elif self._loop is not None:
                 own, pictures = self._loop.split(work.inputs)
                 decode = functools.partial(self._loop.decode, stream=stream, pictures=pictures)
-                self._generate(work, own, custom_generate=decode)
+                ids = self._generate(work, own, custom_generate=decode)
             else:
                 with self._turns.turn(stream.is_cancelled) as mine:
                     if mine:
-                        leaving = StoppingCriteriaList([_Cancelled(stream)])
-                        self._generate(work, work.inputs, stopping_criteria=leaving)
+                        ids = self._generate(work, work.inputs, _Cancelled(stream))
+            if work.guide is not None and ids is not None:
+                work.guide.is_complete(ids)  # the last token may have come with the limit
             stream.end()
         except ApiError as known:
             error = known
@@ -254,18 +275,24 @@ class TransformersEngine:
             # Outside of the except blocks: a traceback would keep the request's tensors alive.
             stream.fail(error.with_traceback(None))
 
-    def _generate(self, work: Work, inputs: dict[str, Any], **options: Any) -> None:
+    def _generate(
+        self, work: Work, inputs: dict[str, Any], *criteria: StoppingCriteria, **options: Any
+    ) -> torch.Tensor | None:
+        """What generate() returns: ids, with or without those of the prompt."""
         model = self._model
         if model is None:  # closed between the turn and here: whoever asked has left
-            return
+            return None
+        ending = [] if work.guide is None else [Completion(work.guide)]
         with torch.inference_mode():
-            model.generate(
+            ids: torch.Tensor = model.generate(
                 **inputs,
                 generation_config=work.config,
                 logits_processor=[work.sampler],
+                stopping_criteria=StoppingCriteriaList([*criteria, *ending]),
                 streamer=work.stream,
                 **options,
             )
+        return ids
 
     @torch.inference_mode()
     def _score(self, work: Work) -> tuple[Logprobs | None, ...]:

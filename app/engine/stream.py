@@ -14,7 +14,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import TextIteratorStreamer
 
 from app.engine.sampling import Sampler
-from app.engine.types import Event, Finish, Idle, Logprobs, PromptInfo, Token
+from app.engine.types import Event, Finish, FinishReason, Idle, Logprobs, PromptInfo, Token
 
 TICK = 0.25
 """Seconds without a token after which an iteration yields Idle."""
@@ -47,6 +47,7 @@ class TokenStream(TextIteratorStreamer):
         choice: int = 0,
         notes: Notes | None = None,
         on_cancel: Callable[[], None] = lambda: None,
+        is_complete: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(tokenizer, skip_prompt=True)
         self.choice = choice
@@ -58,7 +59,8 @@ class TokenStream(TextIteratorStreamer):
         added = tokenizer.get_added_vocab()
         self._shown = {added[name]: name for name in SHOWN if added.get(name) in special}
         self._silent = frozenset(special - self._shown.keys())
-        self._stopped = False
+        self._stopped = self._complete = self._ended = False
+        self._is_complete = is_complete
         self._held: list[int] = []
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._notes: Notes = SimpleQueue() if notes is None else notes
@@ -73,8 +75,13 @@ class TokenStream(TextIteratorStreamer):
             self._tell((token, None if self._sampler is None else self._sampler.logprobs))
 
     def end(self) -> None:
-        """generate() is through: with a stop token, or at the limit."""
-        self._tell(None)
+        """generate() is through: with a stop token, with a grammar that is complete, or at the limit. Its own
+        decoding loops say so themselves; what is said twice counts once.
+        """
+        if not self._ended:
+            self._ended = True
+            self._complete = self._is_complete()
+            self._tell(None)
 
     def fail(self, error: BaseException) -> None:
         """The thread's exception, to be raised where the stream is read."""
@@ -96,7 +103,8 @@ class TokenStream(TextIteratorStreamer):
         if note is None:
             rest = self._text(self._held) if self._held else ""
             # What is left of a character that the limit cut is no text.
-            return Finish("stop" if self._stopped else "length", rest.rstrip("\ufffd"), self.choice)
+            reason: FinishReason = "stop" if self._stopped or self._complete else "length"
+            return Finish(reason, rest.rstrip("\ufffd"), self.choice)
         token, logprobs = note
         self._stopped = token in self._stop_ids
         silent = self._stopped or token in self._silent

@@ -117,6 +117,19 @@ class Template:
 TEMPLATE = Template()
 
 
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer has to be: `source` is a JSON schema, a JSON list of choices, a regular expression, or a
+    grammar in Lark's or GBNF's language, `param` its place in the request. `lenient` leaves out what of a
+    schema cannot be enforced.
+    """
+
+    kind: Literal["json", "choice", "regex", "lark"]
+    source: str
+    param: str
+    lenient: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest(Wishes):
     """A chat completion as the client asked for it."""
@@ -125,6 +138,7 @@ class ChatRequest(Wishes):
     template: Template = TEMPLATE
     max_thinking_tokens: int | None = None
     tools: Tools | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +191,7 @@ class GenerationRequest:
     prompt: str | tuple[int, ...] | None = None
     prompt_param: str = "messages"
     score_prompt: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)

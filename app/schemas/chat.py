@@ -16,6 +16,7 @@ from app.schemas.sampling import (
     check_min_tokens,
     wishes,
 )
+from app.schemas.structured import ResponseFormatSchema, StructuredOutputsSchema, grammar
 from app.schemas.tools import MAX_TOOLS, ToolChoice, ToolSchema, check_answers, tools
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
@@ -73,6 +72,8 @@ class ChatSchema(SamplingSchema):
     tools = Items(fields.Nested(ToolSchema), most=MAX_TOOLS, allow_none=True)
     tool_choice = ToolChoice(allow_none=True)
     parallel_tool_calls = Flag(allow_none=True)
+    response_format = fields.Nested(ResponseFormatSchema, allow_none=True)
+    structured_outputs = fields.Nested(StructuredOutputsSchema, allow_none=True)
     store = Flag(**NO_MEANING)
     metadata = Mapping(**NO_MEANING)
     service_tier = Text(validate=one_of("auto", "default", "flex", "scale", "priority", "fast"), **NO_MEANING)
@@ -117,6 +118,7 @@ class ChatSchema(SamplingSchema):
             template=_template(given),
             max_thinking_tokens=given.get("max_thinking_tokens"),
             tools=tools(given),
+            grammar=grammar(given),
         )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, validate
 
 from app.engine.types import Function, Message, ToolCall, Tools
-from app.schemas.fields import Body, Flag, Mapping, Text
+from app.schemas.fields import Body, Flag, Text
+from app.schemas.structured import JsonSchemaField
 
 MAX_TOOLS = 128
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -26,7 +27,7 @@ class FunctionName(Text):
         return name
 
 
-class Parameters(Mapping):
+class Parameters(JsonSchemaField):
     """A JSON schema of an object."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def resolve(
         template=template,
         max_thinking_tokens=request.max_thinking_tokens,
         tools=request.tools,
+        grammar=request.grammar,
     )
 
 

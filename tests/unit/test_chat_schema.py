@@ -188,8 +188,6 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
 
 
 ASKING: dict[str, list[Any]] = {
-    "response_format": [{"type": "json_object"}, "text"],
-    "structured_outputs": [{}],
     "mm_processor_kwargs": [{"max_pixels": 5}],
     "modalities": [["text", "audio"]],
     "audio": [{"voice": "alloy", "format": "wav"}],

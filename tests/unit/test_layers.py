@@ -39,6 +39,7 @@ ONLY_IN: dict[str, set[str]] = {
     "transformers": {"engine"},
     "tokenizers": {"engine"},
     "huggingface_hub": {"engine"},
+    "llguidance": {"engine"},
     "gunicorn": {"root"},
 }
 LAZY_FILES = {
@@ -47,8 +48,8 @@ LAZY_FILES = {
 EAGER_FILES = {
     f"app/engine/{name}.py"
     for name in (
-        "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "generate", "linear",
-        "pieces", "processors", "sampling", "stream", "vision",
+        "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "generate", "grammar",
+        "grammar_check", "grammar_process", "linear", "pieces", "processors", "sampling", "stream", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
@@ -140,7 +141,14 @@ def test_starting_the_process_imports_neither_torch_nor_transformers() -> None:
     )
     modules = set(json.loads(result.stdout.splitlines()[-1]))
     assert "app.engine.loader" in modules
-    lazy = {*TENSOR_MODULES, "numpy", "huggingface_hub", "app.engine.generate", "app.engine.sampling"}
+    lazy = {
+        *TENSOR_MODULES,
+        "numpy",
+        "huggingface_hub",
+        "llguidance",
+        "app.engine.generate",
+        "app.engine.sampling",
+    }
     assert not modules & lazy
 
 

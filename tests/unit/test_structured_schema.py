@@ -1,0 +1,137 @@
+"""response_format and structured_outputs: what they become, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.engine.types import Grammar
+from app.errors import InvalidRequest
+from app.schemas import chat, structured
+from tests.unit.conftest import HELLO
+
+SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "integer"}}}
+
+
+def grammar(**fields: Any) -> Grammar | None:
+    return chat.load(HELLO | fields).grammar
+
+
+def problem(**fields: Any) -> tuple[str | None, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        grammar(**fields)
+    return caught.value.param, caught.value.message
+
+
+def as_format(**named: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", **named}}
+
+
+@pytest.mark.parametrize("nothing", [None, {"type": "text"}])
+def test_text_is_no_grammar(nothing: Any) -> None:
+    assert grammar(response_format=nothing, structured_outputs=None) is None
+
+
+def test_an_object_is_any_object() -> None:
+    for given in ({"type": "json_object"}, as_format(), as_format(schema=None)):
+        made = grammar(response_format=given)
+        assert made is not None
+        assert json.loads(made.source) == {"type": "object"}
+
+
+def test_a_schema_keeps_the_order_of_its_properties() -> None:
+    made = grammar(response_format=as_format(schema=SCHEMA, description="x"))
+    place = "response_format.json_schema.schema"
+    assert made == Grammar("json", json.dumps(SCHEMA), place, lenient=True)
+    strict = grammar(response_format=as_format(schema=SCHEMA, strict=True))
+    assert strict == Grammar("json", json.dumps(SCHEMA), place)
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"json": SCHEMA}, Grammar("json", json.dumps(SCHEMA), "structured_outputs.json")),
+        ({"json": json.dumps(SCHEMA)}, Grammar("json", json.dumps(SCHEMA), "structured_outputs.json")),
+        ({"regex": "a+", "json": None}, Grammar("regex", "a+", "structured_outputs.regex")),
+        ({"choice": ["a", "é"]}, Grammar("choice", '["a", "é"]', "structured_outputs.choice")),
+        ({"grammar": "start: A"}, Grammar("lark", "start: A", "structured_outputs.grammar")),
+    ],
+)
+def test_structured_outputs(given: Any, made: Grammar) -> None:
+    assert grammar(structured_outputs=given) == made
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"not": value}
+    return value
+
+
+PLACE = "response_format.json_schema.schema"
+BIG = {"enum": ["x" * 100] * 2000}
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"response_format": "json"}, "response_format", "object"),
+    ({"response_format": {}}, "response_format.type", "missing"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "response_format.json_schema.name",
+        "missing",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+        "response_format.json_schema.name",
+        "letters",
+    ),
+    ({"response_format": as_format(schema=[])}, PLACE, "object"),
+    ({"response_format": as_format(schema=nested(65))}, PLACE, "64"),
+    ({"response_format": as_format(schema=nested(30_000))}, PLACE, "64"),
+    ({"response_format": as_format(schema=BIG)}, PLACE, "131072"),
+    ({"response_format": as_format(schema={"const": "\ud800"})}, PLACE, "surrogate"),
+    ({"response_format": as_format(schema={"minimum": "5"})}, PLACE, "minimum"),
+    ({"response_format": as_format(schema={"items": [{"maxLength": True}]})}, PLACE, "maxLength"),
+    ({"response_format": as_format(strict="yes")}, "response_format.json_schema.strict", "true or false"),
+    ({"structured_outputs": {}}, "structured_outputs", "one of"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "2 of them"),
+    ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex", "empty"),
+    ({"structured_outputs": {"regex": "a" * 10_001}}, "structured_outputs.regex", "10000"),
+    ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "empty"),
+    ({"structured_outputs": {"choice": [""]}}, "structured_outputs.choice", "empty"),
+    ({"structured_outputs": {"choice": ["a", 5]}}, "structured_outputs.choice[1]", "string"),
+    ({"structured_outputs": {"choice": ["a"] * 5001}}, "structured_outputs.choice", "5000"),
+    ({"structured_outputs": {"choice": ["é" * 9000] * 20}}, "structured_outputs.choice", "131072"),
+    ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "no JSON"),
+    ({"structured_outputs": {"json": "5"}}, "structured_outputs.json", "object"),
+    ({"structured_outputs": {"json": "[" * 100_000}}, "structured_outputs.json", "no JSON"),
+    ({"structured_outputs": {"json": "x" * 200_000}}, "structured_outputs.json", "131072"),
+    ({"structured_outputs": {"grammar": "x" * 70_000}}, "structured_outputs.grammar", "65536"),
+    (
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "structured_outputs",
+        "response_format",
+    ),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos", "contradicts"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "text"), WRONG)
+def test_what_cannot_be_is_a_400_that_names_the_field(fields: Any, param: str, text: str) -> None:
+    place, message = problem(**fields)
+    assert place == param
+    assert text in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"minimum": {"type": "string"}, "maxLength": True}},
+        {"const": {"minimum": "x"}, "default": {"maxItems": []}, "enum": [{"minLength": None}]},
+        nested(64),
+    ],
+)
+def test_names_and_values_are_no_keywords(schema: Any) -> None:
+    assert grammar(response_format=as_format(schema=schema)) is not None
+    assert structured.MAX_DEPTH == 64
