@@ -1,7 +1,9 @@
 """Tools through the official client: what the model is told of them, and calls of earlier turns."""
 
+import json
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.conftest import Server, asks
@@ -85,3 +87,86 @@ def test_an_answer_to_a_tools_answer(server: Server) -> None:
 def test_what_cannot_be_called_is_refused(server: Server, options: dict[str, Any], param: str) -> None:
     answer = server.post("/v1/chat/completions", {"messages": QUESTION} | options)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def arguments_of(call: Any) -> Any:
+    assert call.id.startswith("call_")
+    return json.loads(call.function.arguments)
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}], ids=["any", "named"]
+)
+def test_a_call_that_must_be_made_fits_its_schema(server: Server, choice: Any) -> None:
+    options: Any = {"tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False, "seed": 1}
+    for temperature in (0, 1.5):
+        answer = server.client.chat.completions.create(
+            model="demo", messages=QUESTION, temperature=temperature, max_tokens=400, **options
+        )
+        (choice_made,) = answer.choices
+        if choice_made.finish_reason == "length":  # a string may go on for as long as the model likes
+            continue
+        assert choice_made.finish_reason == "tool_calls"
+        (call,) = choice_made.message.tool_calls
+        jsonschema.validate(arguments_of(call), WEATHER["function"]["parameters"])
+        assert call.function.name == "get_weather"
+        assert choice_made.message.content is None
+
+
+NUMBER: Any = {
+    "type": "function",
+    "function": {
+        "name": "pick",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"number": {"enum": [1, 2, 3]}},
+            "required": ["number"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_streamed_call_is_the_same_and_comes_in_pieces(server: Server) -> None:
+    options: Any = {"tools": [NUMBER], "tool_choice": "required", "parallel_tool_calls": False}
+    whole = server.client.chat.completions.create(
+        model="demo", messages=QUESTION, temperature=0, max_tokens=100, **options
+    )
+    assert whole.choices[0].finish_reason == "tool_calls"
+    pieces, names, reason = "", [], None
+    for chunk in server.client.chat.completions.create(
+        model="demo", messages=QUESTION, temperature=0, max_tokens=100, stream=True, **options
+    ):
+        for choice in chunk.choices:
+            reason = choice.finish_reason or reason
+            for call in choice.delta.tool_calls or []:
+                names += [call.function.name] if call.function.name else []
+                pieces += call.function.arguments or ""
+    calls: Any = whole.choices[0].message.tool_calls
+    assert (names, reason) == (["pick"], "tool_calls")
+    assert json.loads(pieces) == arguments_of(calls[0])
+    assert json.loads(pieces)["number"] in (1, 2, 3)
+
+
+def test_a_call_that_the_limit_cut_ends_with_length(server: Server) -> None:
+    answer = server.client.chat.completions.create(
+        model="demo", messages=QUESTION, tools=[NUMBER], tool_choice="required", max_tokens=6
+    )
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_a_thought_comes_before_a_call_that_must_be_made(server: Server) -> None:
+    answer = server.client.chat.completions.create(
+        model="demo",
+        messages=QUESTION,
+        tools=[NUMBER],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=300,
+        extra_body={"enable_thinking": True, "max_thinking_tokens": 20},
+    )
+    message: Any = answer.choices[0].message
+    assert message.reasoning_content
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert arguments_of(message.tool_calls[0])["number"] in (1, 2, 3)
