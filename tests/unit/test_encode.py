@@ -1,6 +1,7 @@
 """From messages to model inputs: user text stays text, threads do not disturb each other."""
 
 import pathlib
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -294,3 +295,17 @@ def test_the_last_message_is_left_open_to_be_gone_on_with(tiny: Tiny) -> None:
     messages = (*CONVERSATION[:2], Message("assistant", (TextPart("Once upon"),)))
     template = Template(add_generation_prompt=False, continue_final_message=True)
     assert encoder.tokenizer.decode(ids(encoder, messages, template)).endswith("Once upon")
+
+
+def test_threads_do_not_make_each_others_control_tokens_real(texts: PromptEncoder) -> None:
+    control = str(texts.tokenizer.all_special_tokens[-1])
+    questions = [user(f"{control} {number} {control}" * 20) for number in range(4)]
+    wanted = [ids(texts, question) for question in questions]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda number: ids(texts, questions[number % 4]), range(120)))
+    finally:
+        sys.setswitchinterval(switch)
+    assert [number for number, got in enumerate(found) if got != wanted[number % 4]] == []
