@@ -11,10 +11,12 @@ from app import telemetry
 from app.engine import catalog, loader
 from app.engine.registry import ModelRegistry
 from app.errors import ApiError
-from app.routes import health, hooks, keys, legacy, models, openai
+from app.metrics import Metrics
+from app.routes import docs, health, hooks, keys, legacy, models, openai, scrape
 from app.services.admission import Admission
 from app.services.completion import Completions
 from app.services.conversations import Conversations
+from app.services.monitoring import Monitor
 from app.services.turn import Turns
 from app.settings import Settings
 
@@ -48,15 +50,18 @@ def create_app(settings: Settings) -> Flask:
         settings.idle_unload,
     )
     admission = Admission(settings.max_concurrent + settings.max_queue)
+    metrics = Metrics()
+    metrics.registry.register(Monitor(registry, admission))
     app.extensions["settings"] = settings
     app.extensions["registry"] = registry
-    completions = Completions(registry, admission, settings)
+    app.extensions["metrics"] = metrics
+    completions = Completions(registry, admission, settings, metrics)
     app.extensions["completions"] = completions
     conversations = Conversations(Path(settings.database))
     app.extensions["conversations"] = conversations
     app.extensions["turns"] = Turns(completions, conversations, registry)
     hooks.install(app)
-    for module in (openai, models, health, legacy):
+    for module in (openai, models, health, legacy, scrape, docs):
         app.register_blueprint(module.bp)
     atexit.register(registry.close)
     atexit.register(conversations.close)

@@ -7,6 +7,7 @@
     │   └── UnsupportedMediaType   415    invalid_request_error  unsupported_media_type
     ├── Unauthorized               401    invalid_request_error  invalid_api_key
     ├── Forbidden                  403    permission_error       forbidden
+    ├── NotFound                   404    invalid_request_error  not_found
     ├── ModelNotFound              404    invalid_request_error  model_not_found
     ├── SessionNotFound            404    invalid_request_error  session_not_found
     ├── RequestTimeout             408    timeout_error          request_timeout
@@ -97,6 +98,14 @@ class Forbidden(ApiError):
     status = 403
     type = "permission_error"
     code = "forbidden"
+
+
+class NotFound(ApiError):
+    """There is nothing at that address."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
 
 
 class ModelNotFound(ApiError):

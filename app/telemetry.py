@@ -10,6 +10,8 @@ from typing import Any
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this thread works for."""
+facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
+"""What the line about that request will say, gathered while it runs; None outside of requests."""
 
 
 _secrets: tuple[str, ...] = ()
@@ -62,7 +64,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line; a line about a request has its facts as fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -71,7 +73,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "request_id": request_id.get(),
             "message": record.getMessage(),
-        }
+        } | getattr(record, "facts", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return _redacted(json.dumps(entry))

@@ -23,6 +23,11 @@ from PIL import Image, ImageDraw
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "random requests of each operation that tests/api/test_openapi.py asks schemathesis for"
+    parser.addoption("--examples", type=int, default=10, help=about)
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     """Poll until the condition is true and return its value; fails after so many seconds."""
     deadline = time.monotonic() + seconds

@@ -8,6 +8,7 @@ once when it has finished, was cancelled or has failed.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria
 
 from app.engine.decoder import Chunk, Decoder
 from app.engine.sampling import Sampler, choose, logprobs, numerical_error
+from app.engine.stats import EngineStats
 from app.errors import OutOfMemory
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Row:
         self.max_tokens = int(config.max_new_tokens)
         self.ended = threading.Event()
         self.error: BaseException | None = None
+        self.came = time.monotonic()
         self.generated: list[int] = []
         self.prompt: Any = None  # a Prompt, once the loop has made it
         self.keys = torch.empty(0, dtype=torch.int64)
@@ -99,9 +102,9 @@ class BatchLoop:
         pictures: dict[str, torch.Tensor],
         **inputs: Any,
     ) -> torch.Tensor:
-        """A decoding loop for generate()'s `custom_generate`. `stream` gets each token (`put`) and says when
-        nobody wants more (`is_cancelled`); `pictures` are the model's inputs beside the ids, which generate()
-        would encode by itself. Returns prompt and generated tokens, (1, tokens).
+        """A decoding loop for generate()'s `custom_generate`. `stream` gets each token (`put`), is told how
+        it queued and says when nobody wants more (`is_cancelled`); `pictures` are the model's inputs beside
+        the ids, which generate() would encode by itself. Returns prompt and generated tokens, (1, tokens).
         """
         if "inputs_embeds" in inputs:
             pictures = pictures | {"inputs_embeds": inputs["inputs_embeds"]}
@@ -109,6 +112,7 @@ class BatchLoop:
         with self._changed:
             if self._closed:
                 return row.ids()
+            stream.queue_position = len(self._waiting)
             self._waiting.append(row)
             self._changed.notify_all()
         row.ended.wait()
@@ -132,6 +136,10 @@ class BatchLoop:
         """Running and waiting sequences."""
         with self._changed:
             return len(self._rows), len(self._waiting)
+
+    def stats(self) -> EngineStats:
+        """What the cache holds and has saved."""
+        return self._cache.stats()
 
     def wake(self) -> None:
         """Look for sequences that were cancelled."""
@@ -200,6 +208,7 @@ class BatchLoop:
                 if place is not None:
                     row.extent, row.done = place
                     row.stream.cached_tokens = row.done
+                    row.stream.waited = time.monotonic() - row.came
                     self._rows.append(row)
             if place is None:
                 row.end(OutOfMemory("The KV cache is smaller than this request."))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from app.engine.stats import EngineStats
+
 
 @dataclass(eq=False)
 class Extent:
@@ -35,6 +37,7 @@ class KVCache:
         # where rows that are none write to (cuda.py).
         self.store = torch.empty((layers, tokens + 1, heads, size), dtype=dtype, device=device)
         self.tokens = tokens
+        self._known = 0  # tokens that were asked for and held already
         self._extents: list[Extent] = []  # by start
         self._retired: list[Extent] = []  # least recently used first
 
@@ -45,6 +48,7 @@ class KVCache:
         if source is not None and mostly and self._room_after(source) >= tokens:
             self._retired.remove(source)
             source.size, source.live, source.keys = tokens, True, keys[:known]
+            self._known += known
             return source, known
         extent = self._place(tokens, source)
         if extent is None:
@@ -53,6 +57,7 @@ class KVCache:
             taken = self.store[:, source.start : source.start + known]
             self.store[:, extent.start : extent.start + known] = taken
             extent.keys = keys[:known]
+        self._known += known
         return extent, known
 
     def longest_prefix(self, keys: torch.Tensor) -> tuple[Extent | None, int]:
@@ -81,6 +86,16 @@ class KVCache:
     def held(self) -> int:
         """Tokens of the arena that running or finished sequences own."""
         return sum(extent.size for extent in self._extents)
+
+    def stats(self) -> EngineStats:
+        """Who owns the arena, and what was not computed again; may be asked from another thread."""
+        owned = [(extent.live, extent.size) for extent in list(self._extents)]
+        return EngineStats(
+            kv_running=sum(size for live, size in owned if live),
+            kv_kept=sum(size for live, size in owned if not live),
+            kv_capacity=self.tokens,
+            prefix_hit_tokens=self._known,
+        )
 
     def _place(self, tokens: int, source: Extent | None) -> Extent | None:
         """A new extent in the first gap that is large enough, made by forgetting the oldest if need be."""

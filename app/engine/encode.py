@@ -67,7 +67,9 @@ class PromptEncoder:
         self._refuse(messages)
         if not self._template():
             raise InvalidRequest(
-                "This model has no chat template: it cannot hold a conversation.", param="model"
+                "This model has no chat template: it cannot hold a conversation.",
+                param="model",
+                code="unsupported_by_model",
             )
         if self._thinking_prompt and template.thinking:
             messages = _ending_with(messages, self._thinking_prompt)
@@ -84,13 +86,16 @@ class PromptEncoder:
             raise ModelLoadFailed(f"The model's chat template is broken: {error}.") from None
         except TemplateError as error:
             raise InvalidRequest(
-                f"The model's chat template refuses this: {error}", param="messages"
+                f"The model's chat template refuses this: {error}",
+                param="messages",
+                code="refused_by_template",
             ) from None
         except (TypeError, ValueError, KeyError, IndexError):
             log.warning("template or processor refused a prompt", exc_info=True)
             raise InvalidRequest(
                 "The model's chat template or processor cannot take this text or picture.",
                 param=_place(messages),
+                code="refused_by_template",
             ) from None
         return {name: value for name, value in inputs.items() if name not in NOT_FOR_GENERATE}
 
@@ -99,7 +104,9 @@ class PromptEncoder:
         tokens: Sequence[int] = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         if not tokens:
             raise InvalidRequest(
-                "The prompt is empty, and this model has no token to begin with.", param=param
+                "The prompt is empty, and this model has no token to begin with.",
+                param=param,
+                code="empty_prompt",
             )
         self.check_ids(tokens, param)
         ids = torch.tensor([list(tokens)])
@@ -112,6 +119,7 @@ class PromptEncoder:
                 raise InvalidRequest(
                     f"{token} is no token of this model; they are 0 to {len(self.tokenizer) - 1}.",
                     param=param,
+                    code="unknown_token",
                 )
 
     def least_tokens(self, prompt: str | Sequence[int] | Sequence[Message]) -> int:
@@ -188,6 +196,7 @@ class PromptEncoder:
                     raise InvalidRequest(
                         f"The text contains {found.group()!r}, a control token of this model.",
                         param=f"messages[{index}].content",
+                        code="control_token",
                     )
 
 

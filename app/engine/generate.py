@@ -10,8 +10,9 @@ ends at its next token.
 import functools
 import logging
 import threading
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,9 +24,18 @@ from app.engine.batch import BatchLoop
 from app.engine.encode import PromptEncoder
 from app.engine.grammar import Completion, Grammars, Guide, Thought
 from app.engine.sampling import Sampler, logprobs
+from app.engine.stats import EngineStats, device_memory
 from app.engine.stream import Asked, Choices, Notes, TokenStream
 from app.engine.turns import Turns
-from app.engine.types import Defaults, GenerationRequest, Logprobs, ModelSpec, PromptInfo, ToolFormat
+from app.engine.types import (
+    Defaults,
+    GenerationRequest,
+    Logprobs,
+    ModelSpec,
+    PromptInfo,
+    ToolFormat,
+)
+from app.engine.vision import Features
 from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, InvalidRequest, OutOfMemory
 from app.telemetry import request_id
 
@@ -124,6 +134,14 @@ class TransformersEngine:
         own = sum(weight.numel() * weight.element_size() for weight in self._model.parameters())
         return int(own) + linear.packed_bytes(self._model)
 
+    def stats(self) -> EngineStats:
+        """What the batch loop says, the known pictures, and the memory of a GPU."""
+        stats = EngineStats() if self._loop is None else self._loop.stats()
+        features = getattr(getattr(self._model, "model", None), "get_image_features", None)
+        if isinstance(features, Features):
+            stats = replace(stats, vision_hits=features.hits, vision_misses=features.misses)
+        return replace(stats, device_memory=device_memory(self.device))
+
     def close(self) -> None:
         """Drop the model; a generation that still winds down keeps it until its last token."""
         self._model = None
@@ -154,7 +172,9 @@ class TransformersEngine:
             tags = self._encoder.thinking_tags()
             if tags is None:
                 raise InvalidRequest(
-                    "This model has no token that ends a thought.", param="max_thinking_tokens"
+                    "This model has no token that ends a thought.",
+                    param="max_thinking_tokens",
+                    code="unsupported_by_model",
                 )
             own.append(processors.ThinkingLimit(count, request.max_thinking_tokens, *tags, info.thinking))
         config = GenerationConfig(
@@ -209,7 +229,9 @@ class TransformersEngine:
             return None
         found = self._encoder.tool_format()
         if found is None:
-            raise InvalidRequest("This model's chat template knows no tools.", param="tools")
+            raise InvalidRequest(
+                "This model's chat template knows no tools.", param="tools", code="unsupported_by_model"
+            )
         return found
 
     def _room(self, request: GenerationRequest, prompt_tokens: int) -> int:
@@ -260,8 +282,10 @@ class TransformersEngine:
                 decode = functools.partial(self._loop.decode, stream=stream, pictures=pictures)
                 ids = self._generate(work, own, custom_generate=decode)
             else:
+                came, stream.queue_position = time.monotonic(), self._turns.count()[1]
                 with self._turns.turn(stream.is_cancelled) as mine:
                     if mine:
+                        stream.waited = time.monotonic() - came
                         ids = self._generate(work, work.inputs, _Cancelled(stream))
             if work.guide is not None and ids is not None:
                 work.guide.is_complete(ids)  # the last token may have come with the limit

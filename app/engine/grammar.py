@@ -67,6 +67,7 @@ class Grammars:
             raise InvalidRequest(
                 f"The grammar has {len(grammar.source)} characters; the most is {LONGEST}.",
                 param=grammar.param,
+                code="invalid_grammar",
             )
         key = (grammar.kind, grammar.source, grammar.lenient)
         with self._lock:
@@ -80,7 +81,9 @@ class Grammars:
                 while len(self._known) > KEPT:
                     self._known.popitem(last=False)
         if isinstance(known, str):
-            raise InvalidRequest(f"This cannot be used as a grammar: {known}.", param=grammar.param)
+            raise InvalidRequest(
+                f"This cannot be used as a grammar: {known}.", param=grammar.param, code="invalid_grammar"
+            )
         return known.deep_copy()
 
     def _compiled(self, grammar: Grammar) -> LLMatcher | str:
@@ -174,7 +177,9 @@ class Guide(LogitsProcessor):
                     return bits.view(bool)
             error = self._matcher.get_error()
             self._matcher, self._taken = self._make(True), []
-        raise InvalidRequest(f"The grammar cannot be followed: {short(error)}.", param=self._param)
+        raise InvalidRequest(
+            f"The grammar cannot be followed: {short(error)}.", param=self._param, code="invalid_grammar"
+        )
 
     def _follow(self, tokens: list[int]) -> bool:
         """Take what is new of these tokens; False after an error."""

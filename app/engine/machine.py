@@ -28,3 +28,17 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass  # no cgroup, or "max": no limit
     return free
+
+
+def process_memory() -> int:
+    """Bytes of memory that this process holds."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def total_memory() -> int:
+    """Bytes of memory that this process may hold."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int((CGROUP / "memory.max").read_text()))
+    except (OSError, ValueError):
+        return total  # no cgroup, or "max": no limit

@@ -72,6 +72,7 @@ class ModelRegistry:
         self._idle_unload = idle_unload
         self._entries: dict[str, _Entry] = {}
         self._failures: dict[str, str] = {}  # why a model's last load failed, until the next one
+        self._load_seconds: dict[str, float] = {}
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
 
@@ -117,6 +118,11 @@ class ModelRegistry:
         counts = [engine.busy() for engine in self.engines()]
         return sum(running for running, _ in counts), sum(waiting for _, waiting in counts)
 
+    def load_seconds(self) -> dict[str, float]:
+        """How long the last load took of each model that was ever loaded."""
+        with self._lock:
+            return dict(self._load_seconds)
+
     def unload_idle(self, idle_for: float) -> list[str]:
         """Unload what nobody has used for so many seconds; returns the ids."""
         now = time.monotonic()
@@ -159,7 +165,10 @@ class ModelRegistry:
                 self._failures[spec.id] = str(told)
             entry.future.set_exception(told)
             return
-        log.info("loaded %s on %s: %.0f MB in %.1f s", spec.id, engine.device, size, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        with self._lock:
+            self._load_seconds[spec.id] = seconds
+        log.info("loaded %s on %s: %.0f MB in %.1f s", spec.id, engine.device, size, seconds)
         entry.future.set_result(engine)
         self._start_sweeper()
 

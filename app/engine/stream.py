@@ -14,7 +14,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import TextIteratorStreamer
 
 from app.engine.sampling import Sampler
-from app.engine.types import Event, Finish, FinishReason, Idle, Logprobs, PromptInfo, Token
+from app.engine.types import Event, Finish, FinishReason, Idle, Logprobs, PromptInfo, Token, Wait
 
 TICK = 0.25
 """Seconds without a token after which an iteration yields Idle."""
@@ -51,7 +51,10 @@ class TokenStream(TextIteratorStreamer):
     ) -> None:
         super().__init__(tokenizer, skip_prompt=True)
         self.choice = choice
-        self.cached_tokens = 0  # known once the batch loop has taken the sequence
+        # These are known once the sequence has come to the queue, and has had its turn.
+        self.queue_position: int | None = None
+        self.waited: float | None = None
+        self.cached_tokens = 0
         self.prompt_logprobs: tuple[Logprobs | None, ...] = ()
         self._on_cancel = on_cancel
         self._stop_ids, self._sampler = stop_ids, sampler
@@ -164,6 +167,11 @@ class Choices:
             )
             for one in self._asked
         ]
+
+    def waits(self) -> Sequence[Wait]:
+        """How each choice queued that has come to its queue."""
+        every = [(stream.queue_position, stream.waited) for stream in self._streams.values()]
+        return [(position, waited) for position, waited in every if position is not None]
 
     def cancel(self, choice: int | None = None) -> None:
         """Stop one choice, or all of them."""

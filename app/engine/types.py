@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from app.engine.stats import EngineStats
+
 FinishReason = Literal["stop", "length", "tool_calls", "error"]
 ToolFormat = Literal["hermes", "llama"]
 """How a model writes tool calls: as Qwen does, after Hermes, or as Llama 3.1 does."""
@@ -284,6 +286,10 @@ class PromptInfo:
     tool_format: ToolFormat | None = None
 
 
+Wait = tuple[int, float | None]
+"""How many waited already when a choice came to its queue, and the seconds until its turn, None before."""
+
+
 class Generation(Protocol):
     """Running choices, `n` for each request, numbered in order. Iterating raises whatever was raised in a
     worker; `cancel` is idempotent.
@@ -293,6 +299,9 @@ class Generation(Protocol):
 
     def prompts(self) -> Sequence[PromptInfo]:
         """The prompt of each request."""
+
+    def waits(self) -> Sequence[Wait]:
+        """How each choice queued that has come to its queue."""
 
     def cancel(self, choice: int | None = None) -> None:
         """Stop a choice, or all, within a token or two; a worker's thread ends by itself."""
@@ -324,6 +333,9 @@ class Engine(Protocol):
 
     def memory_bytes(self) -> int:
         """Bytes that the model's weights take on its device."""
+
+    def stats(self) -> EngineStats:
+        """Its numbers now; asked from any thread, while it computes."""
 
     def close(self) -> None:
         """Free the model; called when nothing runs on it any more."""

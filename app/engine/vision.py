@@ -22,7 +22,7 @@ class Features:
         self._known: OrderedDict[bytes, tuple[torch.Tensor, ...]] = OrderedDict()  # pooled, then deepstack
         self._held = 0
         self._kind: Any = None
-        self.hits = 0
+        self.hits = self.misses = 0
 
     def __call__(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **options: Any) -> Any:
         """As the model's method: features of the pictures with these pixels (patches, width) and grids."""
@@ -31,6 +31,7 @@ class Features:
         new = [index for index, name in enumerate(names) if name not in self._known]
         new = list({names[index]: index for index in new}.values())
         self.hits += len(names) - len(new)
+        self.misses += len(new)
         fresh: dict[bytes, tuple[torch.Tensor, ...]] = {}
         if new:
             pixels = torch.cat([pieces[index] for index in new])

@@ -6,14 +6,27 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from app.routes import keys
+from app.routes.describe import describe
 from app.routes.hooks import json_response
+from app.schemas import answers
 from app.settings import VERSION
 
 bp = Blueprint("health", __name__)
+EXAMPLE = {
+    "status": "healthy",
+    "model": "demo",
+    "model_dir": "models/demo/weights",
+    "max_concurrent": 32,
+    "api_auth_enabled": False,
+    "version": VERSION,
+    "timestamp": "2026-11-21T09:15:02+00:00",
+    "details": {"model_state": "loaded", "running": 3, "waiting": 0},
+}
 
 
 @bp.get("/health")
 @bp.get("/health/live")
+@describe(answer=answers.HealthSchema, example=EXAMPLE)
 def live() -> Response:
     """The process answers; to those with a key it tells what it serves and how busy it is."""
     if not keys.is_known():
@@ -43,6 +56,7 @@ def live() -> Response:
 
 
 @bp.get("/health/ready")
+@describe(answer=answers.ReadySchema, example={"status": "healthy"}, others={503: answers.ReadySchema})
 def ready() -> Response:
     """503 while the default model loads and after that failed, until it has loaded; a model that nobody has
     asked for yet does not count against it.

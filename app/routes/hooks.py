@@ -13,9 +13,9 @@ from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, Unauthorized, UnsupportedMediaType
-from app.routes import keys, origins
+from app.routes import access, keys, origins
 from app.services import wire
-from app.telemetry import request_id
+from app.telemetry import facts, request_id
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SIMPLE_STATUS = {408: 500, 415: 400}
 def install(app: Flask) -> None:
     """Give an app the hooks and error handlers."""
     app.before_request(_begin)
-    app.after_request(_end)
+    app.after_request(_end)  # registered first, it runs last
     origins.install(app, app.extensions["settings"])  # before keys: a preflight cannot have one
     keys.install(app, keys.Keys(app.extensions["settings"]))
     app.register_error_handler(ApiError, _api_error)
@@ -113,15 +113,12 @@ def _begin() -> None:
     g.request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
     g.start = time.monotonic()
     request_id.set(g.request_id)
+    facts.set({})
 
 
 def _end(response: Response) -> Response:
     response.headers["x-request-id"] = g.get("request_id", "")
-    if not request.path.startswith("/health"):
-        milliseconds = 1000 * (time.monotonic() - g.get("start", time.monotonic()))
-        log.info(
-            "%s %s %d in %.0f ms", request.method, request.path[:200], response.status_code, milliseconds
-        )
+    access.report(response, g.get("start", time.monotonic()))
     return response
 
 

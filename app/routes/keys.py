@@ -30,11 +30,11 @@ class Keys:
         known = () if settings.disable_api_auth else read(settings)
         telemetry.hide(known)
         self._digests = [_digest(key) for key in known]
-        self._prefix = "" if settings.api_prefix.lower() == "none" else settings.api_prefix
-        self._bare = settings.api_header.lower() != "authorization" or not self._prefix
+        self.prefix = "" if settings.api_prefix.lower() == "none" else settings.api_prefix
+        self._bare = settings.api_header.lower() != "authorization" or not self.prefix
         self.header = settings.api_header
         self.required = bool(known)
-        self.challenge = f'{self._prefix or "ApiKey"} realm="vlserve"'
+        self.challenge = f'{self.prefix or "ApiKey"} realm="vlserve"'
 
     def owner(self, value: str | None) -> str | None:
         """Who sent this value of the header: a hash of his key, "" for everybody where no key is required,
@@ -49,7 +49,7 @@ class Keys:
 
     def _key(self, value: str) -> str:
         word, _, rest = value.strip().partition(" ")
-        if self._prefix and word.lower() == self._prefix.lower():
+        if self.prefix and word.lower() == self.prefix.lower():
             return rest.strip()
         return value.strip() if self._bare else ""
 

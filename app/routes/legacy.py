@@ -1,19 +1,44 @@
 """The simple API for scripts: /chat keeps the conversation, /reset forgets it, /sessions shows them."""
 
 from dataclasses import asdict
+from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
+from app.errors import Overloaded, RequestTimeout, SessionNotFound, Unavailable
 from app.routes import keys
-from app.routes.hooks import client_left, has_body, json_body, json_response
+from app.routes.describe import GENERATION, describe
+from app.routes.hooks import SIMPLE_STATUS, client_left, has_body, json_body, json_response
 from app.routes.sse import stream
 from app.schemas import simple
+from app.schemas import simple_answers as answers
 from app.services.conversations import Session
 
 bp = Blueprint("legacy", __name__)
+PLAIN: dict[str, Any] = {"failure": answers.PlainErrorSchema, "statuses": SIMPLE_STATUS}
+FORGETTING = (RequestTimeout, Overloaded, Unavailable)
+"""What can go wrong where a turn may have to end first."""
+SUMMARY = {"session_id": "default", "rounds": 1, "created": 1763700000, "updated": 1763700060}
+ROUND = [{"role": "user", "content": "Hello!", "images": 0}, {"role": "assistant", "content": "Hello!"}]
+STATUS = {
+    "model_name": "demo",
+    "device": "cpu",
+    "conversation_length": 2,
+    "memory_allocated": 26018048,
+    "running": 0,
+    "waiting": 0,
+}
 
 
 @bp.post("/chat")
+@describe(
+    body=simple.SimpleChatSchema,
+    example={"message": "Hello! What can you do?"},
+    answer=answers.TurnSchema,
+    events=answers.TurnEventSchema,
+    errors=(*GENERATION, Unavailable),
+    **PLAIN,
+)
 def chat() -> Response:
     """The answer to a message, after what was said before; whole or streamed."""
     name, asked = simple.load(json_body())
@@ -22,6 +47,14 @@ def chat() -> Response:
 
 
 @bp.post("/reset")
+@describe(
+    body=simple.SessionSchema,
+    needs_body=False,
+    example={"session_id": "default"},
+    answer=answers.DoneSchema,
+    errors=FORGETTING,
+    **PLAIN,
+)
 def reset() -> Response:
     """Forget a conversation, there or not."""
     name = simple.session_name(json_body() if has_body() else {})
@@ -32,6 +65,9 @@ def reset() -> Response:
 
 
 @bp.get("/status")
+@describe(
+    query=simple.SessionSchema, answer=answers.StatusSchema, example=STATUS, errors=(Unavailable,), **PLAIN
+)
 def status() -> Response:
     """The default model, the length of a conversation in messages, and what is loaded and running."""
     session = Session(keys.owner(), simple.session_name(request.args.to_dict()))
@@ -52,6 +88,7 @@ def status() -> Response:
 
 
 @bp.get("/sessions")
+@describe(answer=answers.SessionListSchema, example={"sessions": [SUMMARY]}, errors=(Unavailable,), **PLAIN)
 def list_sessions() -> Response:
     """The caller's conversations, the last used first."""
     found = current_app.extensions["conversations"].list(keys.owner())
@@ -59,6 +96,7 @@ def list_sessions() -> Response:
 
 
 @bp.delete("/sessions")
+@describe(answer=answers.DoneSchema, example={"status": "success", "deleted": 1}, errors=FORGETTING, **PLAIN)
 def forget_all_sessions() -> Response:
     """Forget all of the caller's conversations."""
     owner, turns = keys.owner(), current_app.extensions["turns"]
@@ -68,6 +106,12 @@ def forget_all_sessions() -> Response:
 
 
 @bp.get("/sessions/<name>")
+@describe(
+    answer=answers.StoredSessionSchema,
+    example=SUMMARY | {"messages": ROUND},
+    errors=(SessionNotFound, Unavailable),
+    **PLAIN,
+)
 def read_session(name: str) -> Response:
     """One conversation; of its pictures only how many."""
     conversations, session = current_app.extensions["conversations"], Session(keys.owner(), name)
@@ -80,6 +124,12 @@ def read_session(name: str) -> Response:
 
 
 @bp.delete("/sessions/<name>")
+@describe(
+    answer=answers.DoneSchema,
+    example={"status": "success", "session_id": "default"},
+    errors=(SessionNotFound, *FORGETTING),
+    **PLAIN,
+)
 def forget_session(name: str) -> Response:
     """Forget one conversation."""
     session = Session(keys.owner(), name)

@@ -39,13 +39,18 @@ class EventStream:
     def __init__(self, completion: Events) -> None:
         self._completion = completion
         self._bytes = self._encode()
+        self.sent = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._bytes
+        return map(self._count, self._bytes)
 
     def close(self) -> None:
         """Called by the WSGI server when the response is over, however it ended."""
         self._completion.close()
+
+    def _count(self, block: bytes) -> bytes:
+        self.sent += len(block)
+        return block
 
     def _encode(self) -> Iterator[bytes]:
         last = time.monotonic()

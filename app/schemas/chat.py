@@ -1,6 +1,7 @@
 """POST /v1/chat/completions: what may come in, and the ChatRequest that it becomes."""
 
 import logging
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +9,12 @@ from marshmallow import ValidationError, fields, post_load, pre_load
 
 from app.engine.types import ChatRequest, ImagePart, Message, Template
 from app.schemas.content import MAX_MESSAGES, MessageSchema
-from app.schemas.fields import Flag, Integer, Items, Mapping, Text, checked, one_of
+from app.schemas.fields import Flag, Integer, Items, Mapping, Problem, SchemaOf, Text, checked, one_of
 from app.schemas.sampling import (
     MAX_TOP_LOGPROBS,
     NO_MEANING,
     SamplingSchema,
+    about,
     check_min_tokens,
     wishes,
 )
@@ -33,6 +35,7 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MAX_VARIABLES = 64
+VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 OWN_VARIABLES = {
     "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt",
     "continue_final_message", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask",
@@ -45,35 +48,57 @@ OWN_VARIABLES = {
 class Variables(Mapping):
     """Variables for the chat template."""
 
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Their names, for the document."""
+        names = {"pattern": f"^{VARIABLE}$", "not": {"enum": sorted(OWN_VARIABLES)}}
+        known = {"enable_thinking": {"type": ["boolean", "null"]}}
+        return {"maxProperties": MAX_VARIABLES, "propertyNames": names, "properties": known}
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
         given: dict[str, Any] = super()._deserialize(value, attr, data, **options)
         if len(given) > MAX_VARIABLES:
             raise ValidationError(f"has {len(given)} entries; the most is {MAX_VARIABLES}")
         for name in given:
-            if not name.isidentifier() or name in OWN_VARIABLES:
+            if not re.fullmatch(VARIABLE, name) or name in OWN_VARIABLES:
                 raise ValidationError(f"names {name[:50]!r}, which is no variable of a template")
+        if not isinstance(given.get("enable_thinking"), bool | None):
+            raise ValidationError({"enable_thinking": ["must be true or false"]})
         return given
 
 
 class ChatSchema(SamplingSchema):
     """The body of a chat completion."""
 
-    messages = Items(fields.Nested(MessageSchema), least=1, most=MAX_MESSAGES, required=True)
-    max_tokens = Integer(low=1, high=10**9, allow_none=True)
-    max_completion_tokens = Integer(low=1, high=10**9, allow_none=True)
-    logprobs = Flag(allow_none=True)
-    top_logprobs = Integer(low=0, high=MAX_TOP_LOGPROBS, allow_none=True)
-    enable_thinking = Flag(allow_none=True)
-    reasoning_effort = Text(validate=one_of(*EFFORTS), allow_none=True)
-    max_thinking_tokens = Integer(low=0, high=10**9, allow_none=True)
-    chat_template_kwargs = Variables(allow_none=True)
-    add_generation_prompt = Flag(allow_none=True)
-    continue_final_message = Flag(allow_none=True)
-    tools = Items(fields.Nested(ToolSchema), most=MAX_TOOLS, allow_none=True)
-    tool_choice = ToolChoice(allow_none=True)
-    parallel_tool_calls = Flag(allow_none=True)
-    response_format = fields.Nested(ResponseFormatSchema, allow_none=True)
-    structured_outputs = fields.Nested(StructuredOutputsSchema, allow_none=True)
+    messages = Items(
+        fields.Nested(MessageSchema),
+        least=1,
+        most=MAX_MESSAGES,
+        required=True,
+        metadata={"description": "the conversation, oldest first"},
+    )
+    max_tokens = Integer(low=1, high=10**9, **about("at most so many; more than fits the context is a 400"))
+    max_completion_tokens = Integer(
+        low=1, high=10**9, **about("the same as max_tokens, of which one may be sent")
+    )
+    logprobs = Flag(**about("tell the log probabilities of the answer's tokens"))
+    top_logprobs = Integer(
+        low=0, high=MAX_TOP_LOGPROBS, **about("and of so many of the likeliest; needs logprobs")
+    )
+    enable_thinking = Flag(**about("whether the model is to think first; else as it likes"))
+    reasoning_effort = Text(
+        validate=one_of(*EFFORTS), **about("none is enable_thinking false, all others true")
+    )
+    max_thinking_tokens = Integer(low=0, high=10**9, **about("after so many the thought is closed"))
+    chat_template_kwargs = Variables(**about("variables for the model's chat template"))
+    add_generation_prompt = Flag(**about("false leaves the beginning of its turn to the model"))
+    continue_final_message = Flag(**about("go on with the last message, which is the assistant's"))
+    tools = Items(fields.Nested(ToolSchema), most=MAX_TOOLS, **about("the functions that the model may call"))
+    tool_choice = ToolChoice(**about("which of them it must call"))
+    parallel_tool_calls = Flag(**about("false ends the answer after its first call"))
+    response_format = fields.Nested(ResponseFormatSchema, **about("JSON, or JSON of a schema"))
+    structured_outputs = fields.Nested(
+        StructuredOutputsSchema, **about("what response_format cannot say: a pattern, choices, a grammar")
+    )
     store = Flag(**NO_MEANING)
     metadata = Mapping(**NO_MEANING)
     service_tier = Text(validate=one_of("auto", "default", "flex", "scale", "priority", "fast"), **NO_MEANING)
@@ -84,6 +109,13 @@ class ChatSchema(SamplingSchema):
     prompt_cache_retention = Text(validate=one_of("in_memory", "24h"), **NO_MEANING)
     safety_identifier = Text(**NO_MEANING)
     web_search_options = Mapping(**NO_MEANING)
+
+    @classmethod
+    def json_schema(cls, of: SchemaOf) -> dict[str, Any]:
+        """What the fields alone do not say, for the document."""
+        text = "not supported by this version"
+        not_yet = {name: {"enum": [None, *same], "description": text} for name, same in NOT_YET.items()}
+        return {"properties": not_yet}
 
     @pre_load
     def refuse_what_is_not_there_yet(self, data: Any, **_: Any) -> Any:
@@ -104,8 +136,9 @@ class ChatSchema(SamplingSchema):
     def make(self, data: dict[str, Any], **_: Any) -> ChatRequest:
         given = {name: value for name, value in data.items() if value is not None}
         long, short = given.get("max_completion_tokens"), given.get("max_tokens")
-        if long is not None and short is not None and long != short:
-            raise ValidationError({"max_tokens": ["differs from max_completion_tokens; send one of them"]})
+        if long is not None and short is not None:
+            problem = Problem("is the same as max_completion_tokens; send one of them")
+            raise ValidationError({"max_tokens": [problem]})
         most = short if long is None else long
         check_min_tokens(given.get("min_tokens", 0), most)
         check_answers(given["messages"])
@@ -140,7 +173,7 @@ def _top_logprobs(given: dict[str, Any]) -> int | None:
     if given.get("logprobs"):
         return int(given.get("top_logprobs", 0))
     if given.get("top_logprobs"):
-        raise ValidationError({"top_logprobs": ["needs logprobs to be true"]})
+        raise ValidationError({"top_logprobs": [Problem("needs logprobs to be true")]})
     return None
 
 
@@ -155,17 +188,16 @@ def _template(given: dict[str, Any]) -> Template:
     }
     said = {name: value for name, value in wanted.items() if value is not None}
     if len(set(said.values())) > 1:
-        raise ValidationError({next(iter(said)): [f"contradicts {list(said)[-1]}"]})
+        raise ValidationError({next(iter(said)): [Problem(f"contradicts {list(said)[-1]}")]})
     thinking = next(iter(said.values()), None)
-    if thinking not in (True, False, None):
-        raise ValidationError({"chat_template_kwargs": {"enable_thinking": ["must be true or false"]}})
     if effort is not None:
         variables.setdefault("reasoning_effort", effort)
     going_on = given.get("continue_final_message", False)
     if going_on and given["messages"][-1].role != "assistant":
-        raise ValidationError({"continue_final_message": ["needs the last message to be the assistant's"]})
+        problem = Problem("needs the last message to be the assistant's")
+        raise ValidationError({"continue_final_message": [problem]})
     if going_on and given.get("add_generation_prompt"):
-        raise ValidationError({"add_generation_prompt": ["contradicts continue_final_message"]})
+        raise ValidationError({"add_generation_prompt": [Problem("contradicts continue_final_message")]})
     return Template(
         thinking,
         tuple(sorted(variables.items())),

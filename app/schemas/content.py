@@ -5,46 +5,67 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load
 
 from app.engine.types import ImagePart, Message, Part, TextPart
-from app.schemas.fields import Body, Items, Text, check_length, one_of
+from app.schemas.fields import Body, Items, SchemaOf, Text, always, check_length, one_of
 from app.schemas.tools import MAX_TOOLS, ToolCallSchema
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_PARTS = 1024
 MAX_MESSAGES = 4096
+NEEDS = {role: ("content",) for role in ROLES if role != "assistant"} | {"tool": ("content", "tool_call_id")}
+"""What a message of a role cannot do without; an assistant's content may be null or absent."""
 
 
 class TextPartSchema(Body):
     """{"type": "text", "text": …}"""
 
-    type = Text(required=True)
+    type = always("text")
     text = Text(required=True)
 
 
 class ImageUrlSchema(Body):
     """{"url": …, "detail": "auto" | "low" | "high" | "original"}; detail has no meaning here"""
 
-    url = Text(required=True, least=1)
-    detail = Text(validate=one_of("auto", "low", "high", "original"), allow_none=True)
+    url = Text(required=True, least=1, metadata={"description": "a data: URL of a picture, in base64"})
+    detail = Text(
+        validate=one_of("auto", "low", "high", "original"),
+        allow_none=True,
+        metadata={"description": "no meaning here"},
+    )
+
+
+class ImageUrl(fields.Nested):
+    """An object with the URL, or in a common short form the URL alone."""
+
+    def __init__(self) -> None:
+        super().__init__(ImageUrlSchema, required=True)
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Either form, for the document."""
+        return {"anyOf": [of(self.schema), of(self.schema.fields["url"])]}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, *more: Any, **options: Any) -> Any:
+        whole = {"url": value} if isinstance(value, str) else value
+        return super()._deserialize(whole, attr, data, *more, **options)
 
 
 class ImageUrlPartSchema(Body):
     """{"type": "image_url", "image_url": {"url": …}}, OpenAI's form of a picture."""
 
-    type = Text(required=True)
-    image_url = fields.Nested(ImageUrlSchema, required=True)
+    type = always("image_url")
+    image_url = ImageUrl()
 
 
 class ImagePartSchema(Body):
     """{"type": "image", "image": URL}, Qwen's form of a picture."""
 
-    type = Text(required=True)
-    image = Text(required=True, least=1)
+    type = always("image")
+    image = Text(required=True, least=1, metadata={"description": "a data: URL of a picture, in base64"})
 
 
 class RefusalPartSchema(Body):
     """{"type": "refusal", "refusal": …}, what OpenAI's models say when they will not; a text here."""
 
-    type = Text(required=True)
+    type = always("refusal")
     refusal = Text(required=True)
 
 
@@ -59,9 +80,17 @@ PARTS: dict[str, Schema] = {
 class Content(fields.Field[tuple[Part, ...]]):
     """A string or a non-empty list of parts, as a tuple of parts whose `param` is relative to the message."""
 
+    text = Text()
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Either form, for the document."""
+        parts = {"anyOf": [of(part) for part in PARTS.values()], "discriminator": {"propertyName": "type"}}
+        several = {"type": "array", "minItems": 1, "maxItems": MAX_PARTS, "items": parts}
+        return {"anyOf": [of(self.text), several]}
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[Part, ...]:
         if isinstance(value, str):
-            return (TextPart(Text().deserialize(value)),)
+            return (TextPart(self.text.deserialize(value)),)
         if not isinstance(value, list):
             raise ValidationError("must be a string or a list of parts")
         check_length(value, 1, MAX_PARTS)
@@ -82,25 +111,48 @@ class MessageSchema(Body):
     """One message; content may be null or absent for an assistant only."""
 
     role = Text(required=True, validate=one_of(*ROLES))
-    content = Content(allow_none=True)
-    name = Text(most=256, allow_none=True)
-    tool_call_id = Text(most=256, allow_none=True)
-    tool_calls = Items(fields.Nested(ToolCallSchema), most=MAX_TOOLS, allow_none=True)
+    content = Content(allow_none=True, metadata={"description": "a text, or parts of text and pictures"})
+    name = Text(most=256, allow_none=True, metadata={"description": "no meaning here"})
+    tool_call_id = Text(
+        least=1, most=256, allow_none=True, metadata={"description": "the call that a tool's message answers"}
+    )
+    tool_calls = Items(
+        fields.Nested(ToolCallSchema),
+        most=MAX_TOOLS,
+        allow_none=True,
+        metadata={"description": "what an assistant's message called"},
+    )
+
+    @classmethod
+    def json_schema(cls, of: SchemaOf) -> dict[str, Any]:
+        """What the fields alone do not say, for the document."""
+        there, no_calls = {"not": {"type": "null"}}, {"tool_calls": {"maxItems": 0}}
+        needs = [
+            {
+                "if": {"required": ["role"], "properties": {"role": {"const": role}}},
+                "then": {
+                    "required": list(names),
+                    "properties": dict.fromkeys(names, there) | no_calls,
+                },
+            }
+            for role, names in NEEDS.items()
+        ]
+        return {"allOf": needs}
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> Message:
-        role, parts, calls = data["role"], data.get("content"), data.get("tool_calls") or ()
-        if parts is None:
-            if role != "assistant":
-                raise ValidationError({"content": ["is missing"]})
-            parts = ()
+        role, calls = data["role"], data.get("tool_calls") or ()
+        for name in NEEDS.get(role, ()):
+            if data.get(name) is None:
+                raise ValidationError({name: ["is missing"]})
         if calls and role != "assistant":
             raise ValidationError({"tool_calls": ["is for assistants only"]})
-        if role != "tool":
-            return Message("system" if role == "developer" else role, parts, tuple(calls))
-        if not data.get("tool_call_id"):
-            raise ValidationError({"tool_call_id": ["is missing"]})
-        return Message(role, parts, tool_call_id=data["tool_call_id"])
+        return Message(
+            "system" if role == "developer" else role,
+            data.get("content") or (),
+            tuple(calls),
+            data["tool_call_id"] if role == "tool" else None,
+        )
 
 
 def _part(part: Any, place: str) -> Part:
@@ -112,8 +164,6 @@ def _part(part: Any, place: str) -> Part:
     schema = PARTS.get(kind) if isinstance(kind, str) else None
     if schema is None:
         raise ValidationError({"type": [f"must be one of {', '.join(PARTS)}"]})
-    if kind == "image_url" and isinstance(part.get("image_url"), str):
-        part = part | {"image_url": {"url": part["image_url"]}}  # a common short form
     loaded = schema.load(part)
     if kind in ("text", "refusal"):
         return TextPart(loaded[kind])

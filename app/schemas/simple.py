@@ -1,43 +1,38 @@
 """The simple API: what may come in to /chat and /reset, and the session's name and the request it becomes."""
 
-import re
 from typing import Any
 
-from marshmallow import ValidationError, post_load
+from marshmallow import post_load
 
 from app.engine.types import ChatRequest, ImagePart, Message, TextPart
 from app.schemas.content import MAX_PARTS
-from app.schemas.fields import Body, Flag, Integer, Items, Number, Text, checked
+from app.schemas.fields import Body, Flag, Integer, Items, Matching, Number, Text, checked
+from app.schemas.sampling import about
 
 DEFAULT_SESSION = "default"
 TEMPERATURE = 0.7
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@~+=-]{0,127}")
-
-
-class SessionName(Text):
-    """A session's name: it must fit into an address."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
-        name = super()._deserialize(value, attr, data, **options)
-        if not NAME.fullmatch(name):
-            raise ValidationError("must be 1 to 128 letters, digits and _ . : @ ~ + = - (not first)")
-        return name
+NAME = "[A-Za-z0-9_][A-Za-z0-9_.:@~+=-]{0,127}"
+"""Of a session: it must fit into an address."""
 
 
 class SessionSchema(Body):
     """{"session_id": …}, the body of /reset and the query of /status."""
 
-    session_id = SessionName(allow_none=True)
+    session_id = Matching(
+        NAME,
+        "must be 1 to 128 letters, digits and _ . : @ ~ + = - (not first)",
+        **about("the conversation; else the one called default"),
+    )
 
 
 class SimpleChatSchema(SessionSchema):
     """The body of /chat."""
 
-    message = Text(required=True, least=1)
-    max_tokens = Integer(low=1, high=10**9, allow_none=True)
-    temperature = Number(low=0, high=2, allow_none=True)
-    images = Items(Text(least=1), most=MAX_PARTS, allow_none=True)
-    stream = Flag(allow_none=True)
+    message = Text(required=True, least=1, metadata={"description": "what is said"})
+    max_tokens = Integer(low=1, high=10**9, **about("at most so many; else 512, or what still fits"))
+    temperature = Number(low=0, high=2, **about("else 0.7; 0 is greedy"))
+    images = Items(Text(least=1), most=MAX_PARTS, **about("data: URLs of pictures, in base64"))
+    stream = Flag(**about("answer in server-sent events"))
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> tuple[str, ChatRequest]:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load
 
 from app.engine.types import Grammar
-from app.schemas.fields import Body, Flag, Items, Mapping, Text
+from app.schemas.fields import Body, Flag, Items, Mapping, Matching, Problem, SchemaOf, Text, one_of
 
 MAX_SCHEMA = 128 * 1024
 """Bytes of a JSON schema, or of all choices."""
@@ -35,20 +35,24 @@ class JsonSchemaField(Mapping):
         schema: dict[str, Any] = super()._deserialize(value, attr, data, **options)
         for depth, node in _nodes(schema):
             if depth > MAX_DEPTH:
-                raise ValidationError(f"is nested more than {MAX_DEPTH} deep")
+                raise _unusable(f"is nested more than {MAX_DEPTH} deep")
             if name := _odd_number(node):
-                raise ValidationError(f"has a {name} that is no number")
+                raise _unusable(f"has a {name} that is no number")
         try:
             size = len(json.dumps(schema, ensure_ascii=False).encode())
         except UnicodeEncodeError:
             raise ValidationError("has half of a surrogate pair in it, which is no character") from None
         if size > MAX_SCHEMA:
-            raise ValidationError(f"has {size} bytes; the most is {MAX_SCHEMA}")
+            raise _unusable(f"has {size} bytes; the most is {MAX_SCHEMA}")
         return schema
 
 
 class JsonSchemaText(JsonSchemaField):
     """The same, also as a text."""
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Either form, for the document."""
+        return {"anyOf": [{"type": "object"}, {"type": "string", "maxLength": MAX_SCHEMA}]}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
         if isinstance(value, str):
@@ -57,18 +61,16 @@ class JsonSchemaText(JsonSchemaField):
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                raise ValidationError("is a text that is no JSON") from None
+                raise _unusable("is a text that is no JSON") from None
+            if not isinstance(value, dict):
+                raise _unusable("is a text that is no JSON object")
         return super()._deserialize(value, attr, data, **options)
 
 
 class NamedSchema(Body):
     """{"name": …, "schema": {…}, "strict": true}"""
 
-    name = Text(
-        required=True,
-        most=64,
-        validate=validate.Regexp(r"[a-zA-Z0-9_-]+\Z", error="must be of letters, digits, _ and -"),
-    )
+    name = Matching("[a-zA-Z0-9_-]+", "must be of letters, digits, _ and -", required=True, most=64)
     description = Text(allow_none=True)
     schema = JsonSchemaField(allow_none=True)
     strict = Flag(allow_none=True)
@@ -77,7 +79,7 @@ class NamedSchema(Body):
 class ResponseFormatSchema(Body):
     """{"type": "text" | "json_object" | "json_schema", "json_schema": {…}}"""
 
-    type = Text(required=True, validate=validate.OneOf(FORMATS, error=f"must be one of {', '.join(FORMATS)}"))
+    type = Text(required=True, validate=one_of(*FORMATS))
     json_schema = fields.Nested(NamedSchema, allow_none=True)
 
     @post_load
@@ -88,7 +90,7 @@ class ResponseFormatSchema(Body):
             return Grammar("json", '{"type": "object"}', "response_format")
         named = data.get("json_schema")
         if named is None:
-            raise ValidationError({"json_schema": ["is missing"]})
+            raise ValidationError({"json_schema": [Problem("is missing")]})
         schema = named.get("schema")
         return Grammar(
             "json",
@@ -110,14 +112,14 @@ class StructuredOutputsSchema(Body):
     def make(self, data: dict[str, Any], **_: Any) -> Grammar:
         given = {name: value for name, value in data.items() if value is not None}
         if len(given) != 1:
-            raise ValidationError(f"must have one of {', '.join(KINDS)}, not {len(given)} of them")
+            raise ValidationError([Problem(f"must have one of {', '.join(KINDS)}, not {len(given)} of them")])
         name, value = next(iter(given.items()))
         param = f"structured_outputs.{name}"
         if name == "choice":
             if not any(value):
-                raise ValidationError({"choice": ["has only the empty text in it"]})
+                raise ValidationError({"choice": [Problem("has only the empty text in it")]})
             if (size := sum(len(one.encode()) for one in value)) > MAX_SCHEMA:
-                raise ValidationError({"choice": [f"has {size} bytes; the most is {MAX_SCHEMA}"]})
+                raise ValidationError({"choice": [Problem(f"has {size} bytes; the most is {MAX_SCHEMA}")]})
         if name == "json":
             return Grammar("json", json.dumps(value, ensure_ascii=False), param)
         if name == "choice":
@@ -130,12 +132,16 @@ def grammar(given: dict[str, Any]) -> Grammar | None:
     asked: Grammar | None = given.get("response_format")
     other: Grammar | None = given.get("structured_outputs")
     if asked is not None and other is not None:
-        raise ValidationError({"structured_outputs": ["contradicts response_format; send one of them"]})
+        problem = Problem("contradicts response_format; send one of them")
+        raise ValidationError({"structured_outputs": [problem]})
     if (asked or other) is not None and given.get("ignore_eos"):
-        raise ValidationError(
-            {"ignore_eos": ["contradicts structured output, which ends when it is complete"]}
-        )
+        problem = Problem("contradicts structured output, which ends when it is complete")
+        raise ValidationError({"ignore_eos": [problem]})
     return asked or other
+
+
+def _unusable(text: str) -> ValidationError:
+    return ValidationError([Problem(text, "invalid_schema")])
 
 
 def _nodes(schema: Any) -> Iterator[tuple[int, Any]]:

@@ -1,34 +1,27 @@
 """Tools: the functions that a model may call, which of them it must, and the calls of earlier turns."""
 
 import json
-import re
 from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate
 
 from app.engine.types import Function, Message, ToolCall, Tools
-from app.schemas.fields import Body, Flag, Text
+from app.schemas.fields import Body, Flag, Matching, Problem, SchemaOf, Text
 from app.schemas.structured import JsonSchemaField
 
 MAX_TOOLS = 128
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NAME = "[a-zA-Z0-9_-]{1,64}"
 CHOICES = ("none", "auto", "required")
 
 _one_kind = validate.OneOf(("function",), error="must be function: there are no other tools here")
 
 
-class FunctionName(Text):
-    """Up to 64 letters, digits, _ and -."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
-        name = super()._deserialize(value, attr, data, **options)
-        if not NAME.fullmatch(name):
-            raise ValidationError("must be 1 to 64 letters, digits, _ or -")
-        return name
-
-
 class Parameters(JsonSchemaField):
     """A JSON schema of an object."""
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """What is asked of the schema, for the document."""
+        return {"properties": {"type": {"const": "object"}}}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
         schema: dict[str, Any] = super()._deserialize(value, attr, data, **options)
@@ -40,9 +33,9 @@ class Parameters(JsonSchemaField):
 class FunctionSchema(Body):
     """{"name": …, "description": …, "parameters": JSON schema, "strict": false}"""
 
-    name = FunctionName(required=True)
+    name = Matching(NAME, "must be 1 to 64 letters, digits, _ or -", required=True)
     description = Text(allow_none=True)
-    parameters = Parameters(allow_none=True)
+    parameters = Parameters(allow_none=True, metadata={"description": "the JSON schema of the arguments"})
     strict = Flag(allow_none=True)
 
     @post_load
@@ -75,9 +68,15 @@ class NamedToolSchema(Body):
 class ToolChoice(fields.Field[str | dict[str, Any]]):
     """none, auto, required, or a function by its name."""
 
+    named = NamedToolSchema()
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Either form, for the document."""
+        return {"anyOf": [{"type": "string", "enum": list(CHOICES)}, of(self.named)]}
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> str | dict[str, Any]:
         if isinstance(value, dict):
-            loaded: dict[str, Any] = NamedToolSchema().load(value)
+            loaded: dict[str, Any] = self.named.load(value)
             return loaded
         if value not in CHOICES:
             raise ValidationError(f"must be one of {', '.join(CHOICES)}, or name a function")
@@ -88,16 +87,17 @@ class CalledFunctionSchema(Body):
     """{"name": …, "arguments": the text of a JSON object}"""
 
     name = Text(required=True, most=256)
-    arguments = Text(required=True)
+    arguments = Text(required=True, metadata={"description": "the text of a JSON object"})
 
     @post_load
     def check(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         try:
             given = json.loads(data["arguments"] or "{}")
         except (ValueError, RecursionError):
-            raise ValidationError({"arguments": ["is no JSON"]}) from None
+            given = None
         if not isinstance(given, dict):
-            raise ValidationError({"arguments": ["must be the text of a JSON object"]})
+            problem = Problem("must be the text of a JSON object", "invalid_arguments")
+            raise ValidationError({"arguments": [problem]})
         return data
 
 
@@ -120,18 +120,19 @@ def tools(given: dict[str, Any]) -> Tools | None:
     choice = given.get("tool_choice", "auto")
     if not functions:
         if choice not in ("none", "auto"):
-            raise ValidationError({"tool_choice": ["needs tools, and there are none"]})
+            raise ValidationError({"tool_choice": [Problem("needs tools, and there are none")]})
         return None
     names = [function.name for function in functions]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise ValidationError({"tools": {index: {"function": {"name": [f"is there twice: {name}"]}}}})
+            problem = Problem(f"is there twice: {name}")
+            raise ValidationError({"tools": {index: {"function": {"name": [problem]}}}})
     parallel = given.get("parallel_tool_calls", True)
     if isinstance(choice, str):
         return Tools(functions, choice, parallel=parallel)  # type: ignore[arg-type]  # one of CHOICES
     named = choice["function"]["name"]
     if named not in names:
-        raise ValidationError({"tool_choice": [f"names {named[:64]!r}, which is none of the tools"]})
+        raise ValidationError({"tool_choice": [Problem(f"names {named[:64]!r}, which is none of the tools")]})
     return Tools(functions, "required", named, parallel=False)
 
 
@@ -142,4 +143,4 @@ def check_answers(messages: tuple[Message, ...]) -> None:
         called |= {call.id for call in message.tool_calls}
         if message.tool_call_id is not None and message.tool_call_id not in called:
             problem = f"is {message.tool_call_id[:64]!r}, and no message before has a call with this id"
-            raise ValidationError({"messages": {index: {"tool_call_id": [problem]}}})
+            raise ValidationError({"messages": {index: {"tool_call_id": [Problem(problem)]}}})

@@ -21,6 +21,7 @@ class Admission:
             raise InvalidRequest(
                 f"The request asks for {choices} answers; this server runs and queues {self._limit} at most.",
                 param=param,
+                code="too_many_choices",
             )
         with self._lock:
             if self._inside + choices > self._limit:

@@ -19,10 +19,13 @@ from app.engine.types import (
     Idle,
     PromptInfo,
     TextRequest,
+    Token,
 )
 from app.errors import ApiError, ClientLeft, RequestTimeout
+from app.metrics import Metrics
 from app.services import prompt
 from app.services.admission import Admission, Ticket
+from app.services.meter import Meter
 from app.services.output import ChoiceOutput, Delta, joined
 from app.services.thinking import ThinkingParser
 from app.services.tools import ToolParser
@@ -40,9 +43,12 @@ WATCH_EVERY = 0.25
 class Completions:
     """Starts completions on the models of a registry."""
 
-    def __init__(self, registry: ModelRegistry, admission: Admission, settings: Settings) -> None:
+    def __init__(
+        self, registry: ModelRegistry, admission: Admission, settings: Settings, metrics: Metrics
+    ) -> None:
         self._registry = registry
         self._admission = admission
+        self._metrics = metrics
         self._timeout = settings.request_timeout
         self.limits = prompt.Limits(
             settings.max_images, int(settings.max_image_mp * 1e6), int(settings.max_total_mp * 1e6)
@@ -81,7 +87,8 @@ class Completions:
             if place is None:
                 ticket.release()
             raise
-        return Completion(request, generation, lease, ticket, watch)
+        meter = Meter(self._metrics, lease.engine.spec.id, watch.started)
+        return Completion(request, generation, lease, ticket, watch, meter)
 
     def tokenize(
         self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
@@ -144,12 +151,14 @@ class Completion:
         lease: Lease,
         ticket: Ticket,
         watch: "Watch",
+        meter: Meter,
     ) -> None:
         self._request = request
         self._generation = generation
         self._lease = lease
         self._ticket = ticket
         self._watch = watch
+        self._meter = meter
         self._each = max(request.n, request.best_of) if isinstance(request, TextRequest) else request.n
         self._outputs = [_output(request, info) for info in generation.prompts() for _ in range(self._each)]
         self._closed = self._failed = False
@@ -203,11 +212,9 @@ class Completion:
         """Stop what still runs and give everything back; harmless when called again."""
         if not self._closed:
             self._closed = True
-            seconds = time.monotonic() - self._watch.started
-            reasons = {output.reason or "client disconnected" for output in self._outputs}
-            usage = self._usage()
-            how = "failed" if self._failed else ", ".join(sorted(reasons))
-            log.info("%d + %d tokens, %s, %.2f s", usage.prompt_tokens, usage.completion_tokens, how, seconds)
+            lost = "error" if self._failed else "cancelled"
+            reasons = [output.reason or lost for output in self._outputs]
+            self._meter.end(self._usage().prompt_tokens, self._generation.waits(), reasons)
         self._generation.cancel()
         self._lease.release()
         self._ticket.release()
@@ -223,6 +230,8 @@ class Completion:
             output = self._outputs[event.choice]
             if output.ended():
                 continue  # a stop string has ended it; this is what was under way
+            if isinstance(event, Token):
+                self._meter.token(event.choice)
             yield event.choice, output.push(event)
             if output.ended():
                 self._generation.cancel(event.choice)

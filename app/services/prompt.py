@@ -39,6 +39,7 @@ def read(request: ChatRequest, limits: Limits) -> list[bytes]:
         raise InvalidRequest(
             f"The request has {len(parts)} pictures; the most is {limits.images}.",
             param=parts[limits.images].param,
+            code="too_many_images",
         )
     data = [images.data_url_bytes(part.source, part.param) for part in parts]
     total = 0
@@ -65,7 +66,9 @@ def resolve(
     """
     parts = _pictures(request)
     if parts and "image" not in engine.modalities:
-        raise InvalidRequest("This model takes text only, no pictures.", param=parts[0].param)
+        raise InvalidRequest(
+            "This model takes text only, no pictures.", param=parts[0].param, code="unsupported_by_model"
+        )
     pictures = _decoded(parts, data, limits, watch)
     template = request.template
     if template.thinking is None:
@@ -140,6 +143,7 @@ def sampling(request: Wishes, defaults: Defaults) -> Sampling:
         raise InvalidRequest(
             f"{choices} choices at temperature 0 would all be the same; ask for one, or raise it.",
             param="n" if request.n > 1 else "best_of",
+            code="invalid_parameter_combination",
         )
     return Sampling(
         temperature=temperature,

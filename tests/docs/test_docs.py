@@ -34,6 +34,15 @@ def test_every_route_is_documented() -> None:
         assert f"`{re.sub(r'<[^>]+>', '{id}', rule)}`" in text, rule
 
 
+def test_every_metric_is_documented_and_no_other() -> None:
+    families = create_app(Settings()).extensions["metrics"].registry.collect()
+    names = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+    text = (ROOT / "docs" / "run.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(vlserve_[a-z_]+)` \|", text, re.MULTILINE)) == names
+    queries = set(re.findall(r"vlserve_[a-z_]+", text))
+    assert {re.sub("_bucket$", "", name) for name in queries} == names
+
+
 def test_every_field_of_a_chat_completion_is_documented() -> None:
     from app.schemas.chat import ChatSchema
 

@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from app import create_app, telemetry
 from app.engine.catalog import Catalog
 from app.engine.registry import ModelRegistry
+from app.engine.stats import EngineStats
 from app.engine.types import (
     ChatRequest,
     Defaults,
@@ -29,12 +30,15 @@ from app.engine.types import (
     PromptInfo,
     TextPart,
     Token,
+    Wait,
 )
+from app.metrics import Metrics
 from app.routes import sse
-from app.services import completion
+from app.services import completion, meter
 from app.services.admission import Admission
 from app.services.completion import Completions
 from app.services.conversations import Conversations
+from app.services.monitoring import Monitor
 from app.services.turn import Turns
 from app.settings import Settings
 
@@ -59,12 +63,16 @@ class ScriptedGeneration:
     def __init__(self, script: Sequence[Step], info: PromptInfo, prompts: int = 1) -> None:
         self._script = script
         self._prompts = [info] * prompts
+        self.queued: list[Wait] = [(1, 0.5)]
         self.cancelled = 0
         self.cancelled_choices: list[int] = []
         self.started = False
 
     def prompts(self) -> Sequence[PromptInfo]:
         return self._prompts
+
+    def waits(self) -> Sequence[Wait]:
+        return self.queued
 
     def cancel(self, choice: int | None = None) -> None:
         if choice is None:
@@ -127,6 +135,11 @@ class ScriptedEngine:
     def memory_bytes(self) -> int:
         return 1000
 
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            kv_running=30, kv_kept=20, kv_capacity=100, prefix_hit_tokens=7, vision_hits=5, vision_misses=6
+        )
+
     def close(self) -> None:
         self.closed += 1
 
@@ -156,6 +169,7 @@ class House:
     load: Callable[[ModelSpec, Progress], Any] = field(init=False)
     admission: Admission = field(init=False)
     registry: ModelRegistry = field(init=False)
+    metrics: Metrics = field(init=False)
     completions: Completions = field(init=False)
     conversations: Conversations = field(init=False)
     turns: Turns = field(init=False)
@@ -166,13 +180,19 @@ class House:
         self.registry = ModelRegistry(
             Catalog(SPECS, "scripted", created=1234), lambda spec, progress: self.load(spec, progress)
         )
-        self.completions = Completions(self.registry, self.admission, self.settings)
+        self.metrics = Metrics()
+        self.metrics.registry.register(Monitor(self.registry, self.admission))
+        self.completions = Completions(self.registry, self.admission, self.settings, self.metrics)
         self.conversations = Conversations(pathlib.Path(self.settings.database))
         self.turns = Turns(self.completions, self.conversations, self.registry)
 
     def leased(self) -> bool:
         """Whether anybody holds the model; looks by trying to unload it."""
         return not self.registry.unload_idle(0.0) and bool(self.registry.engines())
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """The value of a series, None if there is none."""
+        return self.metrics.registry.get_sample_value(f"vlserve_{name}", labels)
 
 
 def asked(**options: Any) -> ChatRequest:
@@ -221,7 +241,7 @@ def settings(tmp_path: pathlib.Path) -> Settings:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (completion, sse):
+    for module in (completion, meter, sse):
         monkeypatch.setattr(module, "time", made)
     return made
 
@@ -253,6 +273,7 @@ def make_app(engine: ScriptedEngine, settings: Settings) -> Iterator[Callable[..
         made.extensions |= {
             "house": house,
             "registry": house.registry,
+            "metrics": house.metrics,
             "completions": house.completions,
             "conversations": house.conversations,
             "turns": house.turns,

@@ -17,6 +17,7 @@ from app.engine import attention, batch, linear
 from app.engine.batch import BatchLoop
 from app.engine.decoder import Decoder
 from app.engine.sampling import Sampler, choose
+from app.engine.stats import EngineStats
 from app.engine.types import Sampling
 from app.errors import GenerationFailed
 from tests.conftest import wait_until
@@ -29,6 +30,8 @@ class Stream:
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
+        self.queue_position = -1
+        self.waited: float | None = None
         self.cancelled = False
         self.gate = threading.Event()
         self.gate.set()
@@ -204,6 +207,37 @@ def test_at_most_so_many_rows_run_and_the_others_wait_in_order(make: Any) -> Non
         stream.gate.set()
     assert [len(job.tokens()) for job in jobs] == [3] * 5
     assert max(rows + len(chunks) for rows, chunks in bench.computed) == 2
+
+
+def test_streams_are_told_how_they_queued(make: Any) -> None:
+    bench = make(max_rows=1)
+    streams = [Stream() for _ in range(4)]
+    streams[0].gate.clear()
+    jobs = []
+    for row, stream in enumerate(streams):
+        jobs.append(bench.decode([1, 2 + row], 2, stream))
+        wait_until(lambda: sum(bench.loop.count()) == row + 1)  # noqa: B023
+        wait_until(lambda: bench.loop.count()[0] == 1)
+    assert [stream.queue_position for stream in streams] == [0, 0, 1, 2]
+    assert [stream.waited is None for stream in streams] == [False, True, True, True]
+    streams[0].gate.set()
+    for job in jobs:
+        job.tokens()
+    assert all(stream.waited is not None and 0 <= stream.waited < 60 for stream in streams)
+
+
+def test_the_cache_says_what_it_holds_and_has_saved(make: Any) -> None:
+    bench = make(tokens=200)
+    stream = Stream()
+    stream.gate.clear()
+    job = bench.decode(list(range(20, 50)), 10, stream)
+    wait_until(lambda: bench.loop.stats().kv_running == 40)
+    assert bench.loop.stats() == EngineStats(kv_running=40, kv_capacity=200)
+    stream.gate.set()
+    job.tokens()
+    wait_until(lambda: bench.loop.stats() == EngineStats(kv_kept=39, kv_capacity=200))
+    bench.decode([*range(20, 50), 3], 2).tokens()
+    assert bench.loop.stats().prefix_hit_tokens == 30
 
 
 def test_what_does_not_fit_the_cache_waits_and_then_runs(model: Any, make: Any) -> None:

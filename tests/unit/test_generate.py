@@ -3,6 +3,7 @@
 import gc
 import pathlib
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from app import telemetry
 from app.engine import generate
 from app.engine.encode import PromptEncoder
 from app.engine.generate import TransformersEngine
+from app.engine.stats import EngineStats
 from app.engine.types import (
     Defaults,
     Finish,
@@ -31,6 +33,7 @@ from app.engine.types import (
     TextPart,
     Token,
 )
+from app.engine.vision import Features
 from app.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest, OutOfMemory
 from tests.conftest import wait_until
 
@@ -183,6 +186,29 @@ def test_so_many_run_at_once_and_the_others_wait(engine: TransformersEngine, mod
     assert len(model.configs) == 4
 
 
+def test_streams_are_told_how_they_queued(engine: TransformersEngine, model: Model) -> None:
+    model.gate.clear()
+    streams = []
+    for place in range(4):
+        streams.append(engine.submit(REQUEST))
+        wait_until(lambda: sum(engine.busy()) == place + 1)  # noqa: B023
+    waits = [wait for stream in streams for wait in stream.waits()]
+    assert [position for position, _ in waits] == [0, 0, 0, 1]
+    assert [seconds is None for _, seconds in waits] == [False, False, True, True]
+    model.gate.set()
+    for stream in streams:
+        list(stream)
+        ((_, seconds),) = stream.waits()
+        assert seconds is not None
+        assert 0 <= seconds < 60
+
+
+def test_what_generates_nothing_never_queues(engine: TransformersEngine) -> None:
+    stream = engine.submit(replace(REQUEST, max_tokens=0))
+    list(stream)
+    assert stream.waits() == []
+
+
 def test_cancel_ends_a_generation_at_its_next_token(engine: TransformersEngine, model: Model) -> None:
     model.gate.clear()
     stream = engine.submit(replace(REQUEST, max_tokens=20))
@@ -245,6 +271,25 @@ def test_an_error_does_not_keep_the_requests_tensors_alive(
         assert held[0]() is None, f"kept alive by {kept!r}"
     else:
         pytest.fail("nothing was raised")
+
+
+def test_a_model_that_is_not_batched_has_no_cache(engine: TransformersEngine) -> None:
+    assert engine.stats() == EngineStats()
+
+
+def test_known_pictures_are_told(engine: TransformersEngine, model: Model) -> None:
+    features = Features(None)
+    features.hits, features.misses = 3, 4
+    model.model = types.SimpleNamespace(get_image_features=features)  # type: ignore[attr-defined]
+    assert engine.stats() == EngineStats(vision_hits=3, vision_misses=4)
+
+
+def test_a_gpus_memory_is_told(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = types.SimpleNamespace(total_memory=80)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: there)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(device.removeprefix("cuda:")))
+    engine.device = "cuda:7"
+    assert engine.stats().device_memory == (7, 80)
 
 
 def test_the_weights_are_counted_in_bytes(engine: TransformersEngine) -> None:

@@ -1,7 +1,6 @@
 """What holds for every route: request ids, JSON bodies and errors in OpenAI's shape."""
 
 import io
-import logging
 import re
 import socket
 from collections.abc import Callable
@@ -45,17 +44,6 @@ def test_another_is_replaced_by_one_of_ours(client: FlaskClient, given: str | No
 @pytest.mark.parametrize("path", ["/v1/models", "/nothing", CHAT])
 def test_every_answer_has_a_request_id(client: FlaskClient, path: str) -> None:
     assert client.get(path).headers["x-request-id"].startswith("req_")
-
-
-def test_requests_are_logged_and_health_is_not(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    client.get("/v1/models")
-    client.get("/health")
-    client.get("/nothing" + "x" * 1000)
-    lines = [record.getMessage() for record in caplog.records if record.name == "app.routes.hooks"]
-    assert len(lines) == 2
-    assert re.fullmatch(r"GET /v1/models 200 in \d+ ms", lines[0])
-    assert len(lines[1]) < 300
 
 
 @pytest.mark.parametrize(
@@ -120,6 +108,15 @@ def test_a_wrong_field_is_named(client: FlaskClient, body: Any, param: str | Non
         "param": param,
         "code": "invalid_value",
     }
+
+
+def test_fields_that_are_wrong_together_have_a_code_of_their_own(client: FlaskClient) -> None:
+    for more, param in (
+        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens"),
+        ({"stream_options": {}}, "stream_options"),
+    ):
+        error = error_of(client.post(CHAT, json=HELLO | more), 400)
+        assert (error["code"], error["param"]) == ("invalid_parameter_combination", param)
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,17 @@ MAY_IMPORT = {
     "errors": set[str](),
     "settings": set[str](),
     "telemetry": set[str](),
+    "metrics": set[str](),
 }
-FOR_ALL = {"errors", "settings", "telemetry"}
+FOR_ALL = {"errors", "settings", "telemetry", "metrics"}
 ROOTS = {"app/__init__.py", "app/__main__.py"}
 """The composition root and the command line, which may import every layer."""
 ONLY_IN: dict[str, set[str]] = {
     "flask": {"routes", "root"},
     "werkzeug": {"routes"},
     "marshmallow": {"schemas"},
+    "apispec": {"schemas"},
+    "prometheus_client": {"metrics", "services"},
     "requests": {"media"},
     "PIL": {"media"},
     "av": {"media"},
@@ -43,7 +46,8 @@ ONLY_IN: dict[str, set[str]] = {
     "gunicorn": {"root"},
 }
 LAZY_FILES = {
-    f"app/engine/{name}.py" for name in ("loader", "checkpoint", "progress", "torchvision_cpu", "remote_code")
+    f"app/engine/{name}.py"
+    for name in ("loader", "checkpoint", "progress", "torchvision_cpu", "remote_code", "stats")
 }
 EAGER_FILES = {
     f"app/engine/{name}.py"
@@ -146,6 +150,8 @@ def test_starting_the_process_imports_neither_torch_nor_transformers() -> None:
         "numpy",
         "huggingface_hub",
         "llguidance",
+        "apispec",
+        "flask_swagger_ui",
         "app.engine.generate",
         "app.engine.sampling",
     }

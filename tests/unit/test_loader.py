@@ -210,6 +210,7 @@ def test_a_container_s_limit_counts_as_the_memory_that_is_free(
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
     assert machine.free_memory() == 600000
+    assert machine.total_memory() == 1000000
     (tmp_path / "cpu.max").write_text("100000 100000\n")
     assert machine.usable_cores() == 1
 

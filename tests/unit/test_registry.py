@@ -257,6 +257,14 @@ def test_the_load_goes_on_when_the_first_who_asked_leaves(registry: ModelRegistr
     assert loader.calls == ["scripted"]
 
 
+def test_the_time_of_each_last_load_is_kept(registry: ModelRegistry) -> None:
+    assert registry.load_seconds() == {}
+    registry.get(None).release()
+    registry.close()
+    assert list(registry.load_seconds()) == ["scripted"]
+    assert 0 <= registry.load_seconds()["scripted"] < 20
+
+
 def test_close_unloads_what_is_not_in_use(registry: ModelRegistry, loader: Loader) -> None:
     registry.get("second").release()
     held = registry.get(None)

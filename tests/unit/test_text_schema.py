@@ -45,7 +45,7 @@ def test_a_prompt_has_four_forms(given: Any, prompts: tuple[Any, ...]) -> None:
         ({"prompt": [[1], "a"]}, "prompt"),
         ({"prompt": [True, False]}, "prompt"),
         ({"prompt": [-1]}, "prompt[0]"),
-        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [[]]}, "prompt[0]"),
         ({"prompt": ["a"] * 129}, "prompt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),

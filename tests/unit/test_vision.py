@@ -56,7 +56,7 @@ def test_a_known_picture_is_not_computed_again(tower: Tower) -> None:
     assert torch.equal(result.pooler_output[0], picture(1) * 2)
     assert torch.equal(result.pooler_output[1], picture(2, 8) * 2)
     assert torch.equal(result.deepstack_features[1][1], picture(2, 8) + 2)
-    assert features.hits == 1
+    assert (features.hits, features.misses) == (1, 2)
 
 
 def test_the_same_picture_twice_in_one_prompt_is_computed_once(tower: Tower) -> None:

@@ -1,0 +1,69 @@
+"""One line in the log and one count in the metrics for each request, when its answer is through."""
+
+import functools
+import logging
+import time
+from typing import Any
+
+from flask import Response, current_app, request
+
+from app import telemetry
+from app.metrics import Metrics
+from app.routes.describe import template
+
+log = logging.getLogger(__name__)
+
+QUIET = ("/health", "/metrics")
+"""What machines ask every few seconds is logged at DEBUG only."""
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+def report(response: Response, started: float) -> None:
+    """Log and count the request that this answers, a stream at its end; `started` is of time.monotonic."""
+    seen = {
+        "method": request.method,
+        "path": request.path[:200],
+        "route": "none" if request.url_rule is None else template(request.url_rule),
+        "status": response.status_code,
+    }
+    more = telemetry.facts.get()
+    tell = functools.partial(_tell, response, seen, more, started, current_app.extensions["metrics"])
+    if response.is_streamed:
+        response.call_on_close(tell)
+    else:
+        tell()
+
+
+def _tell(
+    response: Response, seen: dict[str, Any], more: dict[str, Any] | None, started: float, metrics: Metrics
+) -> None:
+    seconds = time.monotonic() - started
+    # A client can invent methods, and each would be a series for ever.
+    method = seen["method"] if seen["method"] in METHODS else "other"
+    metrics.requests.labels(seen["route"], method, seen["status"]).inc()
+    metrics.request_seconds.labels(seen["route"]).observe(seconds)
+    facts = {**seen, "milliseconds": round(1000 * seconds), "bytes": _sent(response), **(more or {})}
+    level = logging.DEBUG if seen["route"].startswith(QUIET) else logging.INFO
+    log.log(level, "%s", _line(facts), extra={"facts": facts})
+
+
+def _sent(response: Response) -> int | None:
+    """Bytes of the answer's body: declared, counted while they were streamed, or there."""
+    if (declared := response.headers.get("Content-Length", type=int)) is not None:
+        return declared
+    if response.is_streamed:
+        return getattr(response.response, "sent", None)
+    return response.calculate_content_length()
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """POST /v1/chat/completions 200 in 812 ms, 3456 bytes, 25 + 102 tokens, stop"""
+    line = f"{facts['method']} {facts['path']} {facts['status']} in {facts['milliseconds']} ms"
+    if facts["bytes"] is not None:
+        line += f", {facts['bytes']} bytes"
+    if "completion_tokens" in facts:
+        line += f", {facts['prompt_tokens']} + {facts['completion_tokens']} tokens"
+    words = {"cancelled": "client disconnected", "error": "failed"}
+    for finish in facts.get("finish_reasons", ["cancelled"] if facts["status"] == 499 else []):
+        line += f", {words.get(finish, finish)}"
+    return line

@@ -1,0 +1,89 @@
+"""The OpenAPI document, and Swagger UI over it from files of this machine alone."""
+
+import importlib.util
+import mimetypes
+from pathlib import Path
+
+from flask import Blueprint, Response, current_app
+
+from app.errors import Forbidden, NotFound, Unauthorized
+from app.routes import keys
+from app.routes.describe import describe, operations
+from app.routes.hooks import json_response
+from app.schemas.answers import DocumentSchema
+from app.schemas.openapi import Guard, document
+
+bp = Blueprint("docs", __name__)
+
+STATIC = Path(__file__).resolve().parent.parent / "static"
+SWAGGER = Path(str(getattr(importlib.util.find_spec("flask_swagger_ui"), "origin", ""))).parent / "dist"
+"""The files of Swagger UI; nothing else of that package is used, nor is it imported."""
+FILES = {
+    "docs.js": STATIC / "docs.js",
+    "swagger-ui.css": SWAGGER / "swagger-ui.css",
+    "swagger-ui-bundle.js": SWAGGER / "swagger-ui-bundle.js",
+    "favicon-32x32.png": SWAGGER / "favicon-32x32.png",
+}
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""Scripts and styles from this server's files alone, and requests to this server alone."""
+
+
+@bp.get("/openapi.json")
+@describe(
+    answer=DocumentSchema,
+    example={"openapi": "3.1.0", "info": {}, "paths": {}, "components": {}, "security": []},
+)
+def openapi() -> Response:
+    """The OpenAPI 3.1 document of this server."""
+    extensions = current_app.extensions
+    if "openapi" not in extensions:
+        found = current_app.extensions["keys"]
+        guard = Guard(
+            found.header,
+            found.prefix,
+            required=found.required,
+            errors=(Unauthorized,) if found.required else (Forbidden,),
+            open_tags=frozenset(keys.OPEN),
+        )
+        extensions["openapi"] = document(operations(current_app), guard)
+    return json_response(extensions["openapi"])
+
+
+@bp.get("/docs")
+@describe(media="text/html", example="<!doctype html>")
+def docs() -> Response:
+    """Swagger UI: the document to read, and every call to try."""
+    return _file(STATIC / "docs.html", max_age=0)
+
+
+@bp.get("/docs/<name>")
+@describe(
+    media="*/*",
+    example="body { margin: 0 }",
+    errors=(NotFound,),
+    arguments={"name": {"enum": sorted(FILES)}},
+)
+def docs_file(name: str) -> Response:
+    """A file of Swagger UI."""
+    if name not in FILES:
+        raise NotFound("There is no such file.")
+    return _file(FILES[name], max_age=86400)
+
+
+def _file(path: Path, max_age: int) -> Response:
+    response = Response(path.read_bytes(), mimetype=mimetypes.guess_type(path.name)[0])
+    response.cache_control.max_age = max_age
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
