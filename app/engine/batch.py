@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria
+from transformers import GenerationConfig
 
 from app.engine.decoder import Chunk, Decoder
-from app.engine.sampling import Sampler, choose, logprobs, numerical_error
+from app.engine.row import Row
+from app.engine.sampling import choose, logprobs, numerical_error
 from app.engine.stats import EngineStats
 from app.errors import OutOfMemory
 
@@ -27,53 +28,12 @@ CHUNK = 512
 """Tokens of prompts that a step computes when no stream waits for its next token."""
 SHARED_CHUNK = 128
 """The same beside streams that wait: they wait for no longer than this takes."""
+LEAST_CHUNK = 32
+"""Of a prompt, where several share those of a step: a short one does not wait for a long one to end."""
+CLOSING = 30.0
+"""Seconds that closing waits for the step that is under way."""
 SAME_START = 32
 """A prompt waits for another one that is being computed if they share so many tokens of what is to come."""
-
-
-class Row:
-    """One sequence in the loop: what generate() prepared, and how far it has come."""
-
-    def __init__(
-        self,
-        input_ids: torch.Tensor,
-        inputs: dict[str, Any],
-        processors: Sequence[Any],
-        criteria: Sequence[Any],
-        config: GenerationConfig,
-        stream: Any,
-    ) -> None:
-        self.input_ids, self.inputs, self.stream = input_ids, inputs, stream
-        self.sampler = next(one for one in processors if isinstance(one, Sampler))
-        self.processors = [one for one in processors if one is not self.sampler] + self.sampler.processors
-        known = (MaxLengthCriteria, EosTokenCriteria)
-        self.criteria = [one for one in criteria if not isinstance(one, known)]
-        ids = config.eos_token_id
-        self.stop_ids = frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
-        self.max_tokens = int(config.max_new_tokens)
-        self.ended = threading.Event()
-        self.error: BaseException | None = None
-        self.came = time.monotonic()
-        self.generated: list[int] = []
-        self.prompt: Any = None  # a Prompt, once the loop has made it
-        self.keys = torch.empty(0, dtype=torch.int64)
-        self.extent: Any = None  # an Extent, once there is room
-        self.done = 0  # tokens whose keys and values are in the cache
-        self.position = 0  # of the first generated token
-
-    def ids(self) -> torch.Tensor:
-        """Prompt and generated tokens, (1, tokens)."""
-        new = torch.tensor([self.generated], dtype=torch.long, device=self.input_ids.device)
-        return torch.cat([self.input_ids, new], dim=1)
-
-    def left(self) -> int:
-        """Tokens of the prompt that are not computed yet."""
-        return max(0, len(self.keys) - self.done)
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Let generate() return, or raise this."""
-        self.error, self.prompt, self.inputs = error, None, {}
-        self.ended.set()
 
 
 class BatchLoop:
@@ -88,7 +48,8 @@ class BatchLoop:
         self._rows: list[Row] = []
         self._changed = threading.Condition()
         self._closed = False
-        threading.Thread(target=self._run, name=f"batch {name}".strip(), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"batch {name}".strip(), daemon=True)
+        self._thread.start()
 
     def decode(
         self,
@@ -147,10 +108,13 @@ class BatchLoop:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the thread and whatever still runs; frees the cache."""
+        """End the thread and whatever still runs; frees the cache. It waits for the step that is under way:
+        an interpreter that ends meanwhile would abort.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._thread.join(CLOSING)
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -231,10 +195,12 @@ class BatchLoop:
         due = sorted((row for row in self._rows if not row.left()), key=lambda row: row.done)
         starting: list[tuple[Row, int]] = []
         budget = SHARED_CHUNK if due else CHUNK
-        for row in self._rows:
-            if row.left() and budget:
-                starting.append((row, min(row.left(), budget)))
-                budget -= starting[-1][1]
+        begun = sorted((row for row in self._rows if row.left()), key=Row.left)
+        for place, row in enumerate(begun):  # what a short one leaves of its share is the next one's
+            share = max(LEAST_CHUNK, budget // (len(begun) - place))
+            if count := min(row.left(), share, budget):
+                starting.append((row, count))
+                budget -= count
         try:
             self._compute(due, starting)
             return
@@ -332,16 +298,23 @@ class BatchLoop:
         return any(bool(criterion(row.ids(), logits).any()) for criterion in row.criteria)
 
     def _retire(self, row: Row, error: BaseException | None = None) -> None:
-        """Free a row; what it has computed may be of use to another one, unless it failed."""
+        """Free a row; what it has computed may be of use to another one, unless it failed. Never raises."""
         with self._changed:
             self._rows.remove(row)
         if row.extent is not None:
             keys = row.keys[:0]
-            if error is None:
-                new = row.generated[: max(0, row.done - len(row.keys))]
-                positions = list(range(row.position, row.position + len(new)))
-                keys = row.keys[: row.done]
-                if new:
-                    keys = torch.cat([keys, self._embedder.keys(self._embedder.tokens(new, positions))])
+            try:
+                keys = keys if error is not None else self._computed(row)
+            except Exception:  # memory, say: what was computed is of no use then, and nothing else
+                log.exception("a finished sequence cannot be kept")
             self._cache.retire(row.extent, keys)
         row.end(error)
+
+    def _computed(self, row: Row) -> torch.Tensor:
+        """The keys of all tokens that a row has in the cache."""
+        new = row.generated[: max(0, row.done - len(row.keys))]
+        keys = row.keys[: row.done]
+        if new:
+            positions = list(range(row.position, row.position + len(new)))
+            keys = torch.cat([keys, self._embedder.keys(self._embedder.tokens(new, positions))])
+        return keys

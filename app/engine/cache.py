@@ -5,11 +5,20 @@ that it never moves. What a finished sequence leaves stays until its room is nee
 first: a prompt that begins like it starts from there.
 """
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from app.engine.stats import EngineStats
+
+KEPT = 1024
+"""Finished sequences that are kept at most; looking through them takes time at every admission."""
+CONTINUED = 0.9
+"""A prompt that begins with so much of a finished sequence goes on where that is; with less, it gets a copy,
+and the other one can still be gone on with.
+"""
 
 
 @dataclass(eq=False)
@@ -44,19 +53,25 @@ class KVCache:
     def reserve(self, keys: torch.Tensor, tokens: int) -> tuple[Extent, int] | None:
         """Room for so many tokens and how many of `keys` it holds already; None if there is no room now."""
         source, known = self.longest_prefix(keys)
-        mostly = source is not None and not source.live and 2 * known >= len(source.keys)
-        if source is not None and mostly and self._room_after(source) >= tokens:
-            self._retired.remove(source)
-            source.size, source.live, source.keys = tokens, True, keys[:known]
-            self._known += known
-            return source, known
-        extent = self._place(tokens, source)
-        if extent is None:
+        goes_on = source is not None and not source.live and CONTINUED * len(source.keys) <= known
+        if source is not None and goes_on and self._room_after(source) >= tokens:
+            return self._taken_over(source, keys[:known], tokens)
+        gap = self._gap(tokens, source)
+        if gap is None and source is not None and not source.live:
+            # Its own room is needed as well.
+            if self._room_after(source, self._retired) >= tokens:
+                return self._taken_over(source, keys[:known], tokens)
+            gap, source, known = self._gap(tokens, None), None, 0
+        if gap is None:
             return None
+        extent = self._place(gap, tokens)
         if source is not None and known:
             taken = self.store[:, source.start : source.start + known]
             self.store[:, extent.start : extent.start + known] = taken
             extent.keys = keys[:known]
+            if not source.live:  # it was of use just now
+                self._retired.remove(source)
+                self._retired.append(source)
         self._known += known
         return extent, known
 
@@ -65,11 +80,14 @@ class KVCache:
         last token's output is wanted.
         """
         best, longest = None, 0
+        wanted = keys.numpy()
         for extent in self._extents:
-            count = min(len(extent.keys), len(keys) - 1)
-            if count <= longest:
+            count = min(len(extent.keys), len(wanted) - 1)
+            mine = extent.keys.numpy()
+            # Most are told apart by one number: where the best so far ends, a better one goes on.
+            if count <= longest or mine[longest] != wanted[longest]:
                 continue
-            differs = (extent.keys[:count] != keys[:count]).nonzero()
+            differs = (mine[:count] != wanted[:count]).nonzero()[0]
             same = int(differs[0]) if len(differs) else count
             if same > longest:
                 best, longest = extent, same
@@ -82,6 +100,8 @@ class KVCache:
             self._retired.append(extent)
         else:
             self._extents.remove(extent)
+        if len(self._retired) > KEPT:
+            self._extents.remove(self._retired.pop(0))
 
     def held(self) -> int:
         """Tokens of the arena that running or finished sequences own."""
@@ -97,25 +117,57 @@ class KVCache:
             prefix_hit_tokens=self._known,
         )
 
-    def _place(self, tokens: int, source: Extent | None) -> Extent | None:
-        """A new extent in the first gap that is large enough, made by forgetting the oldest if need be."""
-        while True:
-            previous = 0
-            for index, extent in enumerate([*self._extents, None]):
-                end = self.tokens if extent is None else extent.start
-                if end - previous >= tokens:
-                    found = Extent(previous, tokens, torch.empty(0, dtype=torch.int64))
-                    self._extents.insert(index, found)
-                    return found
-                if extent is not None:
-                    previous = extent.start + extent.size
-            oldest = next((one for one in self._retired if one is not source), None)
-            if oldest is None:
-                return None
-            self._retired.remove(oldest)
-            self._extents.remove(oldest)
+    def _taken_over(self, extent: Extent, known: torch.Tensor, tokens: int) -> tuple[Extent, int]:
+        """A retired extent as the room of a sequence that goes on with it."""
+        extent.live, extent.keys = True, known
+        self._retired.remove(extent)
+        self._forget(extent.start, extent.start + tokens)
+        extent.size = tokens
+        self._known += len(known)
+        return extent, len(known)
 
-    def _room_after(self, extent: Extent) -> int:
+    def _gap(self, tokens: int, keep: Extent | None) -> int | None:
+        """Where so many tokens have room, if the oldest of what is retired is forgotten for it, as little as
+        will do.
+        """
+        age = {id(extent): number for number, extent in enumerate(self._retired) if extent is not keep}
+        low, high, found = 0, len(self._retired), None
+        while low <= high:  # forgetting more never makes less room
+            count = (low + high) // 2
+            start = self._first_gap(tokens, {one for one, number in age.items() if number < count})
+            if start is None:
+                low = count + 1
+            else:
+                found, high = start, count - 1
+        return found
+
+    def _first_gap(self, tokens: int, gone: set[int]) -> int | None:
+        previous = 0
+        for extent in self._extents:
+            if id(extent) in gone:
+                continue
+            if extent.start - previous >= tokens:
+                return previous
+            previous = extent.start + extent.size
+        return previous if self.tokens - previous >= tokens else None
+
+    def _place(self, start: int, tokens: int) -> Extent:
+        """A new extent there."""
+        self._forget(start, start + tokens)
+        found = Extent(start, tokens, torch.empty(0, dtype=torch.int64))
+        bisect.insort(self._extents, found, key=lambda extent: extent.start)
+        return found
+
+    def _forget(self, start: int, end: int) -> None:
+        """Let go of what is retired between two tokens of the arena."""
+        gone = [one for one in self._retired if one.start < end and one.start + one.size > start]
+        for extent in gone:
+            self._retired.remove(extent)
+            self._extents.remove(extent)
+
+    def _room_after(self, extent: Extent, without: Sequence[Extent] = ()) -> int:
+        """Tokens from an extent's start to the next one's, of those that are not retired with `without`."""
         index = self._extents.index(extent) + 1
-        end = self._extents[index].start if index < len(self._extents) else self.tokens
-        return end - extent.start
+        gone = {id(one) for one in without}
+        after = (one.start for one in self._extents[index:] if id(one) not in gone)
+        return next(after, self.tokens) - extent.start

@@ -306,6 +306,41 @@ def test_a_step_that_fails_is_tried_again_for_each_sequence(model: Any, make: An
     assert bench.decode(PROMPTS[-1], 10).tokens() == wanted[-1]
 
 
+def test_a_row_that_cannot_be_kept_ends_like_any_other(
+    model: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    keys, broken = bench.decoder.embedder.keys, iter([False, False, False, True])
+
+    def sometimes(prompt: Any) -> torch.Tensor:
+        if next(broken, False):
+            raise MemoryError
+        found: torch.Tensor = keys(prompt)
+        return found
+
+    monkeypatch.setattr(bench.decoder.embedder, "keys", sometimes)
+    jobs = [bench.decode(prompt, 4 + 3 * index) for index, prompt in enumerate(PROMPTS[:3])]
+    for index, job in enumerate(jobs):
+        assert job.tokens() == alone(model, PROMPTS[index], 4 + 3 * index)
+    assert bench.loop.count() == (0, 0)
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_computed(make: Any) -> None:
+    bench = make()
+    running = Stream()
+    first = bench.decode([3, 4], 200, running)
+    wait_until(lambda: len(running.tokens) > 2)
+    running.gate.clear()
+    long, short = Stream(), Stream()
+    jobs = [bench.decode([7, *range(5, 405)], 3, long), bench.decode([8, 9, 10], 3, short)]
+    wait_until(lambda: bench.loop.count()[1] == 2)
+    running.gate.set()
+    wait_until(lambda: len(short.tokens) == 3)
+    assert not long.tokens
+    first.stream.cancelled = True
+    assert [len(job.tokens()) for job in jobs] == [3, 3]
+
+
 def test_a_stream_whose_put_raises_fails_alone(model: Any, make: Any) -> None:
     class Broken(Stream):
         def put(self, value: torch.Tensor) -> None:
@@ -359,7 +394,10 @@ def test_a_closed_loop_lets_everybody_go(make: Any) -> None:
     stream.gate.clear()
     job = bench.decode([1, 2], 500, stream)
     wait_until(lambda: bench.loop.count() == (1, 0))
-    bench.loop.close()
+    closing = threading.Thread(target=bench.loop.close)
+    closing.start()  # it waits for the step that is under way
     stream.gate.set()
     assert len(job.tokens()) <= 2
+    closing.join(20)
+    assert not closing.is_alive()
     assert bench.decode([1, 2], 5).tokens() == []

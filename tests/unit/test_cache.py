@@ -10,7 +10,7 @@ from tests import tiny_models  # prepares torchvision
 # isort: split
 import torch
 
-from app.engine.cache import Extent, KVCache
+from app.engine.cache import KEPT, Extent, KVCache
 
 assert tiny_models
 
@@ -90,6 +90,66 @@ def test_the_least_recently_finished_is_forgotten_first() -> None:
     reserve(some, keys(3), 4)
     assert some.longest_prefix(keys(1, 1, 1))[1] == 0
     assert some.longest_prefix(keys(2, 2, 2))[1] == 2
+
+
+def test_what_waits_for_room_forgets_nothing_in_vain() -> None:
+    some = cache(100)
+    reserve(some, keys(9), 50)
+    for number in range(1, 5):
+        extent, _ = reserve(some, keys(number, number), 10)
+        some.retire(extent, keys(*[number] * 10))
+    assert some.reserve(keys(7), 60) is None
+    assert [some.longest_prefix(keys(*[number] * 11))[1] for number in range(1, 5)] == [10] * 4
+
+
+def test_only_what_stands_in_the_way_is_forgotten() -> None:
+    some = cache(100)
+    for number in range(1, 11):
+        extent, _ = reserve(some, keys(number, number), 10)
+        some.retire(extent, keys(*[number] * 10))
+    reserve(some, keys(50), 15)
+    found = [some.longest_prefix(keys(*[number] * 11))[1] for number in range(1, 11)]
+    assert found == [0, 0] + [10] * 8
+
+
+def test_a_sequence_as_large_as_the_cache_fits_after_one_that_begins_like_it() -> None:
+    some = cache(100)
+    extent, _ = reserve(some, keys(1, 2, 3, 4), 30)
+    some.retire(extent, keys(*range(1, 31)))
+    other, _ = reserve(some, keys(5), 20)
+    some.retire(other, keys(*[5] * 20))
+    whole, known = reserve(some, keys(1, 2, 9), 100)
+    assert (whole.start, whole.size, known) == (0, 100, 2)
+    assert held(some, whole, 2) == [1.0, 2.0]
+
+
+def test_one_that_starts_elsewhere_is_forgotten_too_if_there_is_no_other_room() -> None:
+    some = cache(100)
+    first, _ = reserve(some, keys(8), 40)
+    extent, _ = reserve(some, keys(1, 2, 3, 4), 30)
+    some.retire(extent, keys(*range(1, 31)))
+    some.retire(first, keys(*[8] * 40))
+    whole, known = reserve(some, keys(1, 2, 9), 100)
+    assert (whole.start, whole.size, known) == (0, 100, 0)
+
+
+def test_another_talk_with_the_same_beginning_leaves_the_first_one_be() -> None:
+    some = cache(300)
+    talk, _ = reserve(some, keys(*range(60)), 80)
+    some.retire(talk, keys(*range(80)))
+    other, known = reserve(some, keys(*range(50), 99), 90)
+    assert known == 50
+    assert other.start != talk.start
+    assert some.longest_prefix(keys(*range(90)))[1] == 80
+
+
+def test_so_many_finished_ones_are_kept_and_no_more() -> None:
+    some = cache(3 * KEPT)
+    for number in range(KEPT + 10):
+        extent, _ = reserve(some, keys(number), 2)
+        some.retire(extent, keys(number, number))
+    assert some.held() == 2 * KEPT
+    assert some.longest_prefix(keys(0, 0, 0))[1] == 0
 
 
 def test_what_failed_leaves_nothing_behind() -> None:

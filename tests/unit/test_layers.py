@@ -53,7 +53,8 @@ EAGER_FILES = {
     f"app/engine/{name}.py"
     for name in (
         "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "generate", "grammar",
-        "grammar_check", "grammar_process", "linear", "pieces", "processors", "sampling", "stream", "vision",
+        "grammar_check", "grammar_process", "linear", "pieces", "processors", "row", "sampling", "stream",
+        "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
