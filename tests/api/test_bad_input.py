@@ -166,10 +166,12 @@ FIELDS: list[tuple[str, Any, str]] = [
     (
         "a call of a tool",
         {"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]},
-        "messages[0].tool_calls",
+        "messages[0].tool_calls[0].function",
     ),
-    ("a field of a later version", {"n": 2}, "n"),
-    ("another one", {"logprobs": True}, "logprobs"),
+    ("choices that would all be the same", {"n": 2}, "n"),
+    ("logprobs a number", {"logprobs": 3}, "logprobs"),
+    ("top_logprobs without logprobs", {"top_logprobs": 3}, "top_logprobs"),
+    ("a field of a later version", {"return_media_info": True}, "return_media_info"),
     ("prompt beyond the context", {"messages": [{"role": "user", "content": "word " * 50_000}]}, "messages"),
 ]
 

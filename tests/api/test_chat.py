@@ -153,12 +153,13 @@ def test_control_tokens_in_a_text_stay_text(server: Server) -> None:
 
 
 def test_every_role_and_form_of_content_is_taken(server: Server) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "count", "arguments": "{}"}}
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
         {"role": "user", "content": "Hello!", "name": "Ann"},
         {"role": "assistant", "content": "Hello."},
-        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "42", "tool_call_id": "call_1"},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     ]

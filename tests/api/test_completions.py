@@ -60,6 +60,20 @@ def test_a_stream_gives_the_same_text(server: Server) -> None:
     assert chunk.usage.total_tokens == whole.usage.total_tokens
 
 
+def test_sampling_parameters_mean_what_they_mean_in_a_chat(server: Server) -> None:
+    token = str(tokens_of(server, "Z")[0])
+    stuck = {"logit_bias": {token: 40}, "max_tokens": 30}
+    assert texts(complete(server, **stuck)) == ["Z" * 30]
+    assert texts(complete(server, presence_penalty=2, **stuck)) == ["Z" * 30]
+    assert 5 <= texts(complete(server, frequency_penalty=2, **stuck))[0].count("Z") < 30
+    greedy = texts(complete(server))
+    assert texts(complete(server, temperature=2, top_p=0.000001)) == greedy
+    assert texts(complete(server, temperature=2, seed=1, extra_body={"top_k": 1})) == greedy
+    drawn = [texts(complete(server, temperature=2, seed=seed))[0] for seed in (1, 1, 2, 3, 4)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
+
+
 def test_log_probabilities_are_told_in_the_form_of_completions(server: Server) -> None:
     answer = complete(server, logprobs=3, max_tokens=5)
     found = answer.choices[0].logprobs

@@ -1,11 +1,14 @@
 """LangChain's ChatOpenAI, as it comes."""
 
 import asyncio
+import functools
+import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import langchain_core.messages as said
 import openai
+import pydantic
 import pytest
 from langchain_openai import ChatOpenAI
 
@@ -40,11 +43,9 @@ def test_invoke_answers_with_reason_and_usage(server: Server, model: ChatOpenAI)
 
 
 def test_a_stream_adds_up_to_the_whole_answer(server: Server, model: ChatOpenAI) -> None:
-    chunks = list(model.stream([SEEN], stream_usage=True))
+    chunks: list[Any] = list(model.stream([SEEN], stream_usage=True))
     whole = model.invoke([SEEN])
-    added = chunks[0]
-    for chunk in chunks[1:]:
-        added = added + chunk
+    added: Any = functools.reduce(operator.add, chunks)
     assert len(chunks) > 4
     assert added.content == whole.content
     assert "red circle" in str(whole.content)
@@ -86,6 +87,37 @@ def test_a_conversation_of_all_roles(server: Server, model: ChatOpenAI) -> None:
     talk = [said.SystemMessage("Be brief."), SEEN]
     answer = model.invoke(talk)
     assert model.invoke([*talk, answer, said.HumanMessage("Where is it?")]).content
+
+
+class Shape(pydantic.BaseModel, extra="forbid"):
+    """What is in the picture."""
+
+    colour: Literal["red", "green", "blue"]
+    shape: Literal["circle", "square", "triangle"]
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output_is_an_object_of_the_class(
+    server: Server, model: ChatOpenAI, method: Literal["json_schema", "function_calling"]
+) -> None:
+    assert isinstance(model.with_structured_output(Shape, method=method).invoke([SEEN]), Shape)
+
+
+@pytest.mark.parametrize("choice", ["any", "Shape"])
+def test_a_tool_is_called_whole_and_streamed_and_its_answer_is_taken(
+    server: Server, model: ChatOpenAI, choice: str
+) -> None:
+    bound = model.bind_tools([Shape], tool_choice=choice, parallel_tool_calls=False)
+    answer = bound.invoke([SEEN])
+    (call,) = answer.tool_calls
+    assert call["name"] == "Shape"
+    assert Shape(**call["args"])
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    chunks: Any = list(bound.stream([SEEN]))
+    (streamed,) = functools.reduce(operator.add, chunks).tool_calls
+    assert streamed["args"] == call["args"]
+    talk = [SEEN, answer, said.ToolMessage("It is so.", tool_call_id=call["id"])]
+    assert model.bind_tools([Shape]).invoke(talk, max_tokens=30)
 
 
 def test_its_parameters_arrive(server: Server) -> None:

@@ -1,6 +1,7 @@
 """LiteLLM as a client: `openai/…` models with an address of their own."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +77,28 @@ def test_its_parameters_arrive(server: Server, litellm: Any) -> None:
     assert len(answer.choices) == 2
     assert answer.choices[0].finish_reason == "length"
     assert [len(one.top_logprobs) for one in answer.choices[0].logprobs.content] == [2] * 6
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green", "blue"]}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+
+
+def test_structured_output_and_tools(server: Server, litellm: Any) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "seen", "schema": SCHEMA, "strict": True}}
+    answer = litellm.completion(**at(server, messages=SEEN, response_format=form))
+    assert json.loads(answer.choices[0].message.content)["colour"] in ("red", "green", "blue")
+    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+    asked = at(server, messages=SEEN, tools=[tool], tool_choice="required", parallel_tool_calls=False)
+    answer = litellm.completion(**asked)
+    (call,) = answer.choices[0].message.tool_calls
+    assert (answer.choices[0].finish_reason, call.function.name) == ("tool_calls", "look")
+    built = litellm.stream_chunk_builder(list(litellm.completion(**asked, stream=True)), messages=SEEN)
+    assert built.choices[0].message.tool_calls[0].function.arguments == call.function.arguments
+    assert json.loads(call.function.arguments)["colour"] in ("red", "green", "blue")
 
 
 def test_a_text_completion(server: Server, litellm: Any) -> None:

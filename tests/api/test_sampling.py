@@ -109,6 +109,17 @@ def test_penalties_work_against_repetition(server: Server) -> None:
     assert plain != punished
 
 
+def test_a_presence_penalty_is_paid_once_however_often(server: Server) -> None:
+    token = str(tokens_of(server, "Z")[0])
+
+    def count(bias: int, **options: float) -> int:
+        answer = complete(server, temperature=0, max_tokens=30, logit_bias={token: bias}, **options)
+        return texts(answer)[0].count("Z")
+
+    assert count(30) == count(30, presence_penalty=2) == 30
+    assert any(count(bias) != count(bias, presence_penalty=2) for bias in range(10, 18))
+
+
 def test_a_least_number_of_tokens_is_held_and_a_stop_token_ends(server: Server) -> None:
     short = complete(server, asks("Hello!"), temperature=0)
     count = short.usage.completion_tokens

@@ -9,6 +9,7 @@ import pytest
 
 from app import create_app
 from app.settings import Settings
+from tests import node_client
 from tests.conftest import ROOT, Server
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,15 +66,25 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples_run(server: Server, page: pathlib.Path) -> None:
     for block in blocks(page, "python"):
         code = block.replace("http://127.0.0.1:8000", server.url)
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120
         )
         assert done.returncode == 0, done.stderr
         assert "red circle" in done.stdout, done.stdout
+
+
+@pytest.mark.timeout(400)
+def test_node_examples_run(server: Server, tmp_path: pathlib.Path) -> None:
+    examples = [block for page in PAGES for block in blocks(page, "js")]
+    assert examples
+    for example in examples:
+        printed = node_client.run(example.replace("http://127.0.0.1:8000", server.url), tmp_path)
+        assert "red circle" in printed
 
 
 def test_curl_examples_run(server: Server) -> None:

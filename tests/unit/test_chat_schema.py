@@ -189,6 +189,8 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
 
 ASKING: dict[str, list[Any]] = {
     "mm_processor_kwargs": [{"max_pixels": 5}],
+    "functions": [[{"name": "f"}]],
+    "function_call": [{"name": "f"}],
     "modalities": [["text", "audio"]],
     "audio": [{"voice": "alloy", "format": "wav"}],
     "moderation": [{"model": "omni-moderation-latest"}],

@@ -21,6 +21,13 @@ const seen = [
 ];
 const long = { model, messages: talk, ignore_eos: true, max_tokens: 3000 };
 
+const colours = {
+  type: "object",
+  properties: { colour: { enum: ["red", "green", "blue"] } },
+  required: ["colour"],
+  additionalProperties: false,
+};
+
 const chat = (options = {}) => client.chat.completions.create({ model, messages: talk, ...options });
 const text = async (options = {}) => (await chat(options)).choices[0].message.content;
 
@@ -117,6 +124,40 @@ const cases = {
     assert.ok(message.reasoning_content);
     assert.ok(message.content);
     assert.ok(!`${message.reasoning_content}${message.content}`.includes("think>"));
+  },
+  "structured output": async () => {
+    const json_schema = { name: "seen", schema: colours, strict: true };
+    const answer = await client.chat.completions.parse({
+      model,
+      messages: seen,
+      response_format: { type: "json_schema", json_schema },
+    });
+    assert.match(JSON.parse(answer.choices[0].message.content).colour, /^(red|green|blue)$/);
+  },
+  "a tool": async () => {
+    const tools = [{ type: "function", function: { name: "look", parameters: colours } }];
+    const options = { messages: seen, tools, tool_choice: "required", parallel_tool_calls: false };
+    const { finish_reason, message } = (await chat(options)).choices[0];
+    assert.equal(finish_reason, "tool_calls");
+    assert.match(JSON.parse(message.tool_calls[0].function.arguments).colour, /^(red|green|blue)$/);
+    const call = await client.chat.completions.stream({ model, ...options }).finalFunctionToolCall();
+    assert.equal(call.arguments, message.tool_calls[0].function.arguments);
+    const result = { role: "tool", tool_call_id: message.tool_calls[0].id, content: "It is so." };
+    assert.ok((await chat({ messages: [...seen, message, result], tools, max_tokens: 20 })).choices[0]);
+  },
+  "the helper that runs tools": async () => {
+    const asked = [];
+    const look = { name: "look", parameters: colours, parse: JSON.parse, function: (given) => asked.push(given) };
+    await client.chat.completions
+      .runTools({
+        model,
+        messages: seen,
+        tools: [{ type: "function", function: look }],
+        tool_choice: { type: "function", function: { name: "look" } },
+      })
+      .done();
+    assert.equal(asked.length, 1);
+    assert.match(asked[0].colour, /^(red|green|blue)$/);
   },
   "the next turn": async () => {
     const first = (await chat({ messages: seen })).choices[0].message;
