@@ -201,7 +201,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise sqlite3.DatabaseError(f"made by a later version of this server (its format is {version})")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is not left in free pages
         connection.executescript(SCHEMA)
@@ -209,6 +209,20 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Readers and a writer at once. Unlike all else, this does not wait by itself while another process opens
+    the file too.
+    """
+    for tries_left in reversed(range(int(10 * LOCK_SECONDS))):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not tries_left:
+                raise
+            time.sleep(0.1)
 
 
 def _summaries(database: sqlite3.Connection, owner: str, name: str | None = None) -> list[Summary]:

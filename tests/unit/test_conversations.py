@@ -208,6 +208,30 @@ def test_threads_and_processes_write_to_one_file(kept: Conversations, path: Path
     other.close()
 
 
+def test_processes_that_open_a_new_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    failed: list[Exception] = []
+
+    def write(to: Conversations, start: threading.Barrier) -> None:
+        start.wait(20)
+        try:
+            to.add(MINE, said(1))
+        except Exception as error:
+            failed.append(error)
+
+    for number in range(40):
+        made = [Conversations(tmp_path / f"{number}.db") for _ in range(3)]
+        start = threading.Barrier(3)
+        threads = [threading.Thread(target=write, args=(one, start)) for one in made]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert made[0].length(MINE) == 3
+        for one in made:
+            one.close()
+    assert not failed
+
+
 @pytest.mark.parametrize("content", [b"this is no database at all" * 100, b""])
 def test_what_is_no_database_is_an_error_and_no_reason_to_die(
     path: Path, kept: Conversations, content: bytes, caplog: pytest.LogCaptureFixture
