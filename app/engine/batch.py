@@ -118,6 +118,8 @@ class BatchLoop:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if self._embedder.device.type == "cuda":
+            torch.cuda.set_device(self._embedder.device)  # this thread's, for graphs
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._rows or self._waiting)
@@ -241,6 +243,8 @@ class BatchLoop:
         drawing = [*due, *ended]
         asking = [index for index, row in enumerate(drawing) if row.sampler.top_logprobs is not None]
         raw = logits[asking]
+        if any(row.processors for row in drawing):
+            logits = logits.float()  # a penalty or a bias would be rounded away
         errors = self._process(drawing, logits)
         tokens = choose(logits, [row.sampler for row in drawing])
         self._report([drawing[index] for index in asking], raw, [tokens[index] for index in asking])

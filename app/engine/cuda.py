@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 SHORTEST = 256
 """Tokens of the smallest context that a graph is made for."""
-LONGEST = 8192
+LONGEST = 2048
 """Tokens of the largest; longer rows are read where they are, without the copy that padding is."""
 TOLERANCE = 0.05
 """How far a graph's logits may be from the step's own when it is tried: root mean square, by their spread."""
@@ -36,7 +36,8 @@ def record_cuda(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
             work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads of this process may ask for memory meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
 
     def replay() -> torch.Tensor:

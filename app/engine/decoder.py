@@ -120,6 +120,11 @@ class Decoder:
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise ValueError(f"it has layers with a state of another kind: {', '.join(sorted(kinds))}")
+        if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
+            raise ValueError("its attention has a sliding window")
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            raise ValueError("its rotary positions depend on the length of the sequence")
         try:
             self._layers = [Layer(layer) for layer in self._module.layers]
             self._norm = Norm(self._module.norm)

@@ -8,6 +8,7 @@ ends at its next token.
 """
 
 import functools
+import gc
 import logging
 import threading
 import time
@@ -148,6 +149,7 @@ class TransformersEngine:
         self._grammars.close()
         if self._loop is not None:
             self._loop.close()
+        gc.collect()  # what was put before the model's methods refers to the model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -167,7 +169,7 @@ class TransformersEngine:
             thinking=request.prompt is None and self._encoder.ends_in_thought(ids),
             tool_format=self._tool_format(request),
         )
-        own = processors.of(request.sampling, count, sorted(stop_ids), self.device)
+        own = processors.of(request.sampling, sorted(stop_ids))
         if request.max_thinking_tokens is not None:
             tags = self._encoder.thinking_tags()
             if tags is None:
@@ -176,7 +178,7 @@ class TransformersEngine:
                     param="max_thinking_tokens",
                     code="unsupported_by_model",
                 )
-            own.append(processors.ThinkingLimit(count, request.max_thinking_tokens, *tags, info.thinking))
+            own.append(processors.ThinkingLimit(request.max_thinking_tokens, *tags, info.thinking))
         config = GenerationConfig(
             max_new_tokens=max(max_tokens, 1),
             do_sample=False,  # the sampler has chosen already

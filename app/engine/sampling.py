@@ -19,7 +19,11 @@ from app.errors import GenerationFailed
 
 Scores = npt.NDArray[np.float64]
 SPAN = 12.0
-"""Tokens within so many nats of the likeliest are sorted; others only if top_p or a draw reaches them."""
+"""Tokens within so many nats of the likeliest are looked at; others only if top_p or a draw reaches them."""
+MANY = 8192
+"""Where more tokens than these are so near, all of them are looked at."""
+SORTED = 2048
+"""So many of the likeliest are sorted first; more only if top_p or a draw reaches them."""
 COLDEST = 0.01
 """Lower temperatures overflow to inf - inf; this is greedy for any practical logits."""
 
@@ -119,28 +123,50 @@ def logprobs(scores: torch.Tensor, tokens: Sequence[int], counts: Sequence[int])
 
 def _draw(scores: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
     temperatures = torch.tensor([sampler.temperature for sampler in samplers], device=scores.device)
-    scaled = scores.float() / temperatures[:, None]
+    scaled = scores.to(torch.float32, copy=True)
+    # Below the likeliest, in nats; in place, since these are as large as a step's largest tensors.
+    scaled.sub_(scaled.amax(dim=-1, keepdim=True)).div_(temperatures[:, None])
     totals = scaled.logsumexp(dim=-1).tolist()
-    rows, tokens = (scaled >= scaled.amax(dim=-1, keepdim=True) - SPAN).nonzero(as_tuple=True)
-    ends = rows.bincount(minlength=len(samplers)).cumsum(0)[:-1].cpu().numpy()
-    values = np.split(scaled[rows, tokens].double().cpu().numpy(), ends)
-    names = np.split(tokens.cpu().numpy(), ends)
+    near = (scaled >= -SPAN).cpu().numpy()  # numpy counts and finds many times as fast as torch
     result: list[int] = []
     for row, sampler in enumerate(samplers):
-        share = sampler.draw()
-        chosen = _chosen(values[row], totals[row], sampler, share)
+        share, chosen = sampler.draw(), None
+        if np.count_nonzero(near[row]) <= MANY:
+            tokens = np.flatnonzero(near[row])
+            values = scaled[row, torch.from_numpy(tokens).to(scaled.device)]
+            place = _chosen(_array(values), totals[row], sampler, share)
+            chosen = None if place is None else int(tokens[place])
         if chosen is None:
-            every = scaled[row].double().cpu().numpy()
-            result.append(int(_chosen(every, totals[row], sampler, share, whole=True) or 0))
-        else:
-            result.append(int(names[row][chosen]))
+            chosen = _chosen(_array(scaled[row]), totals[row], sampler, share, whole=True)
+        result.append(chosen or 0)
     return result
 
 
+def _array(values: torch.Tensor) -> Scores:
+    found: Scores = values.double().cpu().numpy()
+    return found
+
+
 def _chosen(scores: Scores, total: float, sampler: Sampler, share: float, whole: bool = False) -> int | None:
-    """Which of some tokens a draw falls on, when they are sorted by their scores. They are the likeliest,
-    `total` is the logsumexp of all; None if the answer lies among the others.
+    """Which of some tokens a draw falls on. They are the likeliest, or with `whole` all; `total` is the
+    logsumexp of all; None if the answer lies among the others.
     """
+    if sampler.top_k == 0 and sampler.top_p == 1.0 and sampler.min_p == 0.0:  # any order will do
+        shares = np.exp(scores - total).cumsum()
+        place = int(np.searchsorted(shares, share * (shares[-1] if whole else 1.0), side="right"))
+        return None if place >= len(shares) and not whole else min(place, len(shares) - 1)
+    if len(scores) > SORTED >= sampler.top_k:
+        likeliest = np.sort(np.argpartition(scores, -SORTED)[-SORTED:])
+        found = _among_sorted(scores[likeliest], total, sampler, share)
+        if found is not None:
+            return int(likeliest[found])
+    return _among_sorted(scores, total, sampler, share, whole)
+
+
+def _among_sorted(
+    scores: Scores, total: float, sampler: Sampler, share: float, whole: bool = False
+) -> int | None:
+    """The same, sorted by their scores."""
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     shares = np.exp(scores - total).cumsum()

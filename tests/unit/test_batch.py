@@ -328,17 +328,18 @@ def test_a_row_that_cannot_be_kept_ends_like_any_other(
 def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_computed(make: Any) -> None:
     bench = make()
     running = Stream()
-    first = bench.decode([3, 4], 200, running)
+    bench.decode([3, 4], 200, running)
     wait_until(lambda: len(running.tokens) > 2)
     running.gate.clear()
-    long, short = Stream(), Stream()
-    jobs = [bench.decode([7, *range(5, 405)], 3, long), bench.decode([8, 9, 10], 3, short)]
+    jobs = [bench.decode([7, *range(5, 405)], 3), bench.decode([8, 9, 10], 3)]
     wait_until(lambda: bench.loop.count()[1] == 2)
     running.gate.set()
-    wait_until(lambda: len(short.tokens) == 3)
-    assert not long.tokens
-    first.stream.cancelled = True
-    assert [len(job.tokens()) for job in jobs] == [3, 3]
+    for job in jobs:
+        assert len(job.tokens()) == 3
+    running.cancelled = True
+    together = next(chunks for _, chunks in bench.computed if len(chunks) == 2)
+    assert min(together) == 3  # the short one whole, beside a part of the long one
+    assert max(together) < 401
 
 
 def test_a_stream_whose_put_raises_fails_alone(model: Any, make: Any) -> None:
@@ -377,7 +378,7 @@ def test_a_step_that_fails_after_its_draws_changes_no_seeded_text(
 
     def fails_sometimes(*arguments: Any) -> list[int | None]:
         found = choose(*arguments)
-        if next(calls) in (1, 4):
+        if len(arguments[1]) > 1 and next(calls) in (1, 4):  # not when each is tried by itself
             raise RuntimeError("out of memory")
         return found
 

@@ -138,7 +138,7 @@ def test_a_small_min_p_still_draws_beyond_the_sorted_candidates() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.7])
 def test_log_probabilities_are_the_models_own(temperature: float) -> None:
     sampling = Sampling(temperature, top_k=3, repetition_penalty=1.8, top_logprobs=3, seed=2)
-    sampler = Sampler(sampling, processors.of(sampling, 1, (), "cpu"))
+    sampler = Sampler(sampling, processors.of(sampling, ()))
     seen: Any = torch.tensor([[0, 1]])
     chosen = int(sampler(seen, LOGITS).argmax())
     wanted = LOGITS.log_softmax(-1)[0]
