@@ -4,6 +4,7 @@ How a prompt with pictures becomes these is the model's own forward, stopped whe
 model: what it would have passed on is the prompt. So no family needs code of its own here.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,9 +114,11 @@ class Embedder:
 
     def _stopped(self, input_ids: torch.Tensor, pictures: dict[str, Any]) -> dict[str, Any]:
         """What the model's own forward passes to its language model."""
+        mine = threading.get_ident()  # another thread may score a prompt with the same model meanwhile
 
         def stop(_: Any, __: Any, arguments: dict[str, Any]) -> None:
-            raise _ReachedError(arguments)
+            if threading.get_ident() == mine:
+                raise _ReachedError(arguments)
 
         hook = self._module.register_forward_pre_hook(stop, with_kwargs=True)
         try:
