@@ -506,3 +506,26 @@ def test_int8_loads_and_answers(tiny: Tiny) -> None:
     request = GenerationRequest((Message("user", (TextPart("hello"),)),), Sampling(temperature=0.0), 5)
     assert len([event for event in engine.submit(request) if isinstance(event, Token)]) in range(1, 6)
     engine.close()
+
+
+def test_a_model_that_cannot_be_batched_says_so_and_answers(
+    tiny: Tiny, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny("llama"), tmp_path / "mistral")
+    change(
+        folder / "config.json",
+        model_type="mistral",
+        architectures=["MistralForCausalLM"],
+        sliding_window=16,
+        layer_types=None,
+    )
+    with caplog.at_level("WARNING"):
+        engine = load(spec_of(folder))
+    assert "not batched" in caplog.text
+    assert "sliding window" in caplog.text
+    request = replace(REQUEST, n=2, sampling=Sampling(temperature=1.0, seed=3))
+    events = list(engine.submit(request))
+    assert {event.choice for event in events if isinstance(event, Finish)} == {0, 1}
+    again = [event.id for event in engine.submit(request) if isinstance(event, Token)]
+    assert sorted(again) == sorted(event.id for event in events if isinstance(event, Token))
+    engine.close()
