@@ -41,7 +41,11 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         },
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
-            "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
+            "gunicorn.error": {
+                "level": "INFO" if level == "DEBUG" else level,  # it would log whole addresses
+                "handlers": [],
+                "propagate": True,
+            },
             **{name: {"level": "WARNING"} for name in quiet},
         },
     }
@@ -60,7 +64,7 @@ class TextFormatter(logging.Formatter):
             else record.getMessage()
         )
         line = f"{when} {record.levelname} {name} [{request_id.get()}]: {text}"
-        return _redacted(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
+        return redacted(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
 
 class JsonFormatter(logging.Formatter):
@@ -76,10 +80,11 @@ class JsonFormatter(logging.Formatter):
         } | getattr(record, "facts", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return _redacted(json.dumps(entry))
+        return redacted(json.dumps(entry))
 
 
-def _redacted(line: str) -> str:
+def redacted(line: str) -> str:
+    """A text with [key] in place of the server's keys."""
     for secret in _secrets:
         line = line.replace(secret, "[key]")
     return line

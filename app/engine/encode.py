@@ -15,6 +15,7 @@ from app.engine.pieces import TokenBytes
 from app.engine.types import (
     TEMPLATE,
     Function,
+    GenerationRequest,
     ImagePart,
     Message,
     Template,
@@ -111,6 +112,17 @@ class PromptEncoder:
         self.check_ids(tokens, param)
         ids = torch.tensor([list(tokens)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def check(self, request: GenerationRequest, max_tokens: int) -> None:
+        """Raise InvalidRequest for ids that are no tokens, and for more tokens at least than at most."""
+        self.check_ids([token for token, _ in request.sampling.logit_bias], "logit_bias")
+        self.check_ids(request.stop_token_ids, "stop_token_ids")
+        if request.sampling.min_tokens > max_tokens:
+            raise InvalidRequest(
+                f"min_tokens is {request.sampling.min_tokens}, and at most {max_tokens} are generated.",
+                param="min_tokens",
+                code="invalid_parameter_combination",
+            )
 
     def check_ids(self, ids: Iterable[int], param: str) -> None:
         """Raise InvalidRequest for a number that is no token of this model."""

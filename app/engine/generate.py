@@ -162,7 +162,7 @@ class TransformersEngine:
         count = int(ids.shape[1])
         max_tokens = self._room(request, count)
         stop_ids = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else self._stop_ids)
-        self._encoder.check_ids([token for token, _ in request.sampling.logit_bias], "logit_bias")
+        self._encoder.check(request, max_tokens)
         info = PromptInfo(
             tuple(ids[0].tolist()),
             self._encoder.image_tokens(ids),

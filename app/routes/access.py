@@ -22,7 +22,7 @@ def report(response: Response, started: float) -> None:
     """Log and count the request that this answers, a stream at its end; `started` is of time.monotonic."""
     seen = {
         "method": request.method,
-        "path": request.path[:200],
+        "path": telemetry.redacted(request.path)[:200],
         "route": "none" if request.url_rule is None else template(request.url_rule),
         "status": response.status_code,
     }

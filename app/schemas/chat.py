@@ -142,6 +142,7 @@ class ChatSchema(SamplingSchema):
         most = short if long is None else long
         check_min_tokens(given.get("min_tokens", 0), most)
         check_answers(given["messages"])
+        _check_one_form(given)
         return ChatRequest(
             **wishes(given),
             messages=tuple(_placed(message, index) for index, message in enumerate(given["messages"])),
@@ -175,6 +176,14 @@ def _top_logprobs(given: dict[str, Any]) -> int | None:
     if given.get("top_logprobs"):
         raise ValidationError({"top_logprobs": [Problem("needs logprobs to be true")]})
     return None
+
+
+def _check_one_form(given: dict[str, Any]) -> None:
+    """Raise ValidationError for an answer that must be a call and something else."""
+    must_call = given.get("tools") and given.get("tool_choice", "auto") not in ("auto", "none")
+    if must_call and (given.get("structured_outputs") or given.get("response_format")):
+        name = "structured_outputs" if given.get("structured_outputs") else "response_format"
+        raise ValidationError({name: [Problem("cannot be held to where tool_choice asks for a call")]})
 
 
 def _template(given: dict[str, Any]) -> Template:

@@ -6,6 +6,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, pre_load
 
 from app.engine.types import ChatRequest, TextRequest
+from app.errors import InvalidRequest
 from app.schemas.chat import ChatSchema
 from app.schemas.fields import Body, Flag, Integer, Items, Problem, SchemaOf, Text, checked
 from app.schemas.sampling import (
@@ -20,6 +21,8 @@ from app.schemas.sampling import (
 )
 
 MAX_PROMPTS = 128
+CHAT_ONLY = ("structured_outputs", "response_format", "tools")
+"""Fields of a chat completion that would hold an answer to something, and are not to be passed over."""
 MAX_IDS = 10_000_000
 
 Prompt = str | tuple[int, ...]
@@ -78,6 +81,9 @@ class CompletionSchema(SamplingSchema):
     def refuse_what_is_not_supported(self, data: Any, **_: Any) -> Any:
         if isinstance(data, dict) and data.get("suffix") not in (None, ""):
             raise ValidationError({"suffix": ["is not supported: no model here fills in the middle"]})
+        for name in CHAT_ONLY:
+            if isinstance(data, dict) and data.get(name):
+                raise ValidationError({name: ["is for chat completions only"]})
         return data
 
     @post_load
@@ -149,6 +155,12 @@ def load_tokenize(body: Any) -> TokenizeRequest:
     """The request of a parsed body, of /v1/tokenize; raises InvalidRequest."""
     given = checked(TokenizeSchema(), body)
     strings = bool(given.get("return_token_strs"))
+    if given.get("prompt") is not None and body.get("messages") is not None:
+        raise InvalidRequest(
+            "prompt and messages are both there; send one of them.",
+            param="messages",
+            code="invalid_parameter_combination",
+        )
     if given.get("prompt") is None:
         chat: ChatRequest = checked(ChatSchema(), body)
         return TokenizeRequest(chat, strings)

@@ -72,6 +72,10 @@ class ToolParser:
             self._found.append(rest)
         return self._parsed()
 
+    def is_within(self) -> bool:
+        """Whether the text has ended within the arguments of a call."""
+        return self._state == self._arguments
+
     def _parsed(self) -> Parsed:
         found, self._found = self._found, []
         return Parsed(

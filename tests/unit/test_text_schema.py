@@ -48,6 +48,7 @@ def test_a_prompt_has_four_forms(given: Any, prompts: tuple[Any, ...]) -> None:
         ({"prompt": [[]]}, "prompt[0]"),
         ({"prompt": ["a"] * 129}, "prompt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "structured_outputs": {"choice": ["b"]}}, "structured_outputs"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
         ({"prompt": "a", "best_of": 0}, "best_of"),
@@ -78,9 +79,10 @@ def test_what_is_tokenized_is_a_text_or_messages() -> None:
     chat = text.load_tokenize(HELLO)
     assert isinstance(chat.source, ChatRequest)
     assert not chat.strings
-    with pytest.raises(InvalidRequest) as caught:
-        text.load_tokenize({})
-    assert caught.value.param == "messages"
+    for body in ({}, HELLO | {"prompt": "a"}):
+        with pytest.raises(InvalidRequest) as caught:
+            text.load_tokenize(body)
+        assert caught.value.param == "messages"
 
 
 def test_what_is_detokenized_are_ids() -> None:

@@ -138,5 +138,18 @@ def test_stop_strings_are_not_looked_for_in_calls() -> None:
     output = ChoiceOutput(("city",), tools=ToolParser("hermes", NAMES))
     made = pushed(output, "the ", CALL, "city of")
     assert "".join(call.arguments for call in made.calls) == ARGUMENTS
-    assert (made.content, output.reason) == ("the", "stop")
+    assert (made.content, output.reason) == ("the", "tool_calls")
     assert json.loads(ARGUMENTS)
+
+
+def test_a_complete_call_counts_also_where_a_stop_string_comes_after_it() -> None:
+    output = ChoiceOutput(("END",), tools=ToolParser("hermes", NAMES))
+    made = pushed(output, CALL, " END x")
+    assert (output.reason, made.content.strip()) == ("tool_calls", "")
+
+
+def test_a_call_that_the_model_leaves_half_written_does_not_read_as_complete() -> None:
+    output = ChoiceOutput((), tools=ToolParser("hermes", NAMES))
+    made = pushed(output, '<tool_call>{"name": "add", "arguments": {"a": ')
+    assert "".join(call.arguments for call in made.calls) == '{"a": '
+    assert output.reason == "length"

@@ -79,6 +79,10 @@ def test_no_tools_are_no_tools(given: dict[str, Any]) -> None:
             "tool_choice",
         ),
         ({"tool_choice": "required"}, "tool_choice"),
+        (
+            {"tools": [ADD], "tool_choice": "required", "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
         ({"tools": [ADD], "parallel_tool_calls": 1}, "parallel_tool_calls"),
     ],
 )
