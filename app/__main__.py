@@ -51,11 +51,12 @@ def serve(arguments: list[str]) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
     print(f"vlserve: {models.default} on {url}   (OpenAI base_url {url}/v1, health {url}/health)", flush=True)
-    from gunicorn.app.wsgiapp import run  # first: it makes room for the title that replaces our flags
+    os.chdir(PROJECT)  # gunicorn imports from the folder in which it is imported itself
+    # Before the environment changes: it makes room for the title that replaces our flags.
+    from gunicorn.app.wsgiapp import run
 
     os.environ.update(settings.to_env())
     os.environ.pop("GUNICORN_CMD_ARGS", None)  # it would change the address that was just printed
-    os.chdir(PROJECT)  # gunicorn imports from the folder that it starts in
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
     run()
     return 0

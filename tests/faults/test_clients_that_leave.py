@@ -127,7 +127,7 @@ def test_clients_that_leave_the_queue_never_start(small: Server) -> None:
     wait_until(lambda: small.details()["waiting"] >= 30)
     for connection in waiting:
         reset(connection)
-    wait_until(lambda: small.details()["waiting"] == 0, 5)
+    wait_until(lambda: small.details()["waiting"] == 0, 20)
     for connection in running_streams:
         reset(connection)
     wait_until(lambda: is_idle(small))
