@@ -8,6 +8,8 @@ import os
 import pathlib
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -66,6 +68,12 @@ def asks(text: str, *pictures: Image.Image) -> list[dict[str, Any]]:
         {"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in pictures
     ]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def reset(connection: socket.socket) -> None:
+    """Close with a TCP reset, as a killed process does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from werkzeug.serving import make_server
 
 from app import create_app
 from app.settings import Settings
-from tests.conftest import Server, running, wait_until
+from tests.conftest import Server, reset, running, wait_until
 
 LONG = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1.5, "seed": 1, "max_tokens": 400}
 
@@ -46,12 +45,6 @@ def read_token(connection: socket.socket) -> None:
         block = connection.recv(4096)
         assert block, seen
         seen += block
-
-
-def reset(connection: socket.socket) -> None:
-    """Close with a TCP reset, as a killed process does."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def is_idle(server: Server) -> bool:

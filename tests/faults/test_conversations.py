@@ -6,7 +6,6 @@ import pathlib
 import re
 import signal
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import requests
 
-from tests.conftest import Server, running, wait_until
+from tests.conftest import Server, reset, running, wait_until
 
 LONG = {"message": "hello", "temperature": 1.5, "max_tokens": 400}
 SHORT = {"message": "hello", "temperature": 0, "max_tokens": 4}
@@ -46,12 +45,6 @@ def read_until(connection: socket.socket, marker: bytes) -> None:
         block = connection.recv(65536)
         assert block, seen
         seen += block
-
-
-def reset(connection: socket.socket) -> None:
-    """Close with a TCP reset, as a killed process does."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def is_idle(server: Server) -> bool:
