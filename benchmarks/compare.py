@@ -54,8 +54,8 @@ class Server:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and all its children."""
-        for one in (self.process, *self.process.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in (*self.process.children(recursive=True), self.process):
                 one.send_signal(number)
 
 

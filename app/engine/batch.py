@@ -7,6 +7,7 @@ once when it has finished, was cancelled or has failed.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from app.engine.decoder import Chunk, Decoder
+from app.engine.pausing import Pausable
 from app.engine.row import Row
 from app.engine.sampling import choose, logprobs, numerical_error
 from app.engine.stats import EngineStats
@@ -30,6 +32,8 @@ SHARED_CHUNK = 128
 """The same beside streams that wait: they wait for no longer than this takes."""
 LEAST_CHUNK = 32
 """Of a prompt, where several share those of a step: a short one does not wait for a long one to end."""
+SEEING = 0.1
+"""Seconds for which pictures are encoded between two steps of streams that wait, a layer at a time."""
 CLOSING = 30.0
 """Seconds that closing waits for the step that is under way."""
 SAME_START = 32
@@ -151,16 +155,12 @@ class BatchLoop:
 
     def _admit(self) -> None:
         """Give waiting sequences their room, in order, until one does not fit. After one with pictures the
-        others wait for a step, since seeing takes long.
+        others wait for a step, since seeing takes long, and while it is not seen all of them.
         """
         while self._waiting and len(self._rows) < self._max_rows:
             row = self._waiting[0]
             try:
-                if row.prompt is None:
-                    row.prompt = self._embedder.prompt(row.input_ids, row.inputs)
-                    row.keys = self._embedder.keys(row.prompt)
-                    row.position = int(row.prompt.positions.max()) + 1
-                if self._follows_another(row):
+                if (row.prompt is None and not self._encode(row)) or self._follows_another(row):
                     return
                 place = self._cache.reserve(row.keys, len(row.keys) + row.max_tokens)
             except Exception as error:
@@ -180,6 +180,17 @@ class BatchLoop:
                 row.end(OutOfMemory("The KV cache is smaller than this request."))
             elif row.inputs:
                 return
+
+    def _encode(self, row: Row) -> bool:
+        """Make a row's prompt, as much as there is time for; whether it is there."""
+        if row.encoding is None:
+            row.encoding = Pausable(lambda: self._embedder.prompt(row.input_ids, row.inputs))
+        if not row.encoding.go_on(SEEING if self._rows else math.inf):
+            return False
+        row.prompt = row.encoding.result
+        row.keys = self._embedder.keys(row.prompt)
+        row.position = int(row.prompt.positions.max()) + 1
+        return True
 
     def _follows_another(self, row: Row) -> bool:
         """Whether a running prompt will soon have computed what this one begins with as well."""

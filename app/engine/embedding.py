@@ -4,12 +4,17 @@ How a prompt with pictures becomes these is the model's own forward, stopped whe
 model: what it would have passed on is the prompt. So no family needs code of its own here.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from greenlet import getcurrent
+
+from app.engine.pausing import pauses_between_layers
+
+HASHED = 1024
+"""Tokens that are hashed at once: it takes several times the memory of their embeddings."""
 
 
 @dataclass
@@ -69,6 +74,7 @@ class Embedder:
         self.device: torch.device = self._table.weight.device
         self.dtype: torch.dtype = self._table.weight.dtype
         self.vocabulary = len(self._table.weight)
+        pauses_between_layers(host, without=module)
 
     def prompt(self, input_ids: torch.Tensor, inputs: dict[str, Any]) -> Prompt:
         """The prompt of a batch of one: ids, or ids and pictures, or embeddings."""
@@ -100,13 +106,18 @@ class Embedder:
         others: a random linear hash modulo 2^64. A picture's tokens differ as its content does.
         """
         whole = {2: torch.int16, 4: torch.int32}[prompt.embeds.element_size()]
-        bits = prompt.embeds.contiguous().view(whole).long()
-        inputs = torch.cat([bits, prompt.positions.T.to(bits)], dim=1)
-        if len(self._factors) != inputs.shape[1]:
+        if not len(self._factors):
+            count = prompt.embeds.shape[1] + len(prompt.positions)
             random = torch.Generator().manual_seed(0)
-            factors = torch.randint(-(2**62), 2**62, (inputs.shape[1],), generator=random)
+            factors = torch.randint(-(2**62), 2**62, (count,), generator=random)
             self._factors = (2 * factors + 1).to(self.device)
-        return (inputs * self._factors).sum(dim=1).cpu()
+        keys = []
+        for first in range(0, len(prompt), HASHED):
+            part = slice(first, first + HASHED)
+            bits = prompt.embeds[part].contiguous().view(whole).long()
+            inputs = torch.cat([bits, prompt.positions[:, part].T.to(bits)], dim=1)
+            keys.append((inputs * self._factors).sum(dim=1).cpu())
+        return torch.cat(keys)
 
     def _text(self, embeds: torch.Tensor) -> Prompt:
         positions = torch.arange(len(embeds), device=self.device)
@@ -114,10 +125,10 @@ class Embedder:
 
     def _stopped(self, input_ids: torch.Tensor, pictures: dict[str, Any]) -> dict[str, Any]:
         """What the model's own forward passes to its language model."""
-        mine = threading.get_ident()  # another thread may score a prompt with the same model meanwhile
+        mine = getcurrent()  # another thread may score a prompt with the same model meanwhile
 
         def stop(_: Any, __: Any, arguments: dict[str, Any]) -> None:
-            if threading.get_ident() == mine:
+            if getcurrent() is mine:
                 raise _ReachedError(arguments)
 
         hook = self._module.register_forward_pre_hook(stop, with_kwargs=True)

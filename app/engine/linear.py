@@ -30,8 +30,11 @@ TWIN_SHARE = 0.25
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether this CPU has instructions for bfloat16 products, and torch is not told to do without them
+    (ATEN_CPU_CAPABILITY).
+    """
+    told = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    return told and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class _Packed(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria
 
+from app.engine.pausing import Pausable
 from app.engine.sampling import Sampler
 
 
@@ -36,6 +37,7 @@ class Row:
         self.came = time.monotonic()
         self.generated: list[int] = []
         self.prompt: Any = None  # a Prompt, once the loop has made it
+        self.encoding: Pausable | None = None  # what makes it
         self.keys = torch.empty(0, dtype=torch.int64)
         self.extent: Any = None  # an Extent, once there is room
         self.done = 0  # tokens whose keys and values are in the cache
@@ -52,5 +54,7 @@ class Row:
 
     def end(self, error: BaseException | None = None) -> None:
         """Let generate() return, or raise this."""
+        if self.encoding is not None:
+            self.encoding.close()
         self.error, self.prompt, self.inputs = error, None, {}
         self.ended.set()

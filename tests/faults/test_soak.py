@@ -17,8 +17,11 @@ SETTLED = 500
 MEGABYTE = 2**20
 
 
-def post(server: Server, body: dict[str, Any]) -> requests.Response:
-    body = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0} | body
+QUESTIONS = ("hello", "Who are you?", "你好", "What can you see? " * 12)
+
+
+def post(server: Server, question: str, body: dict[str, Any]) -> requests.Response:
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0} | body
     stream = bool(body.get("stream"))
     return requests.post(f"{server.url}/v1/chat/completions", json=body, stream=stream, timeout=60)
 
@@ -27,24 +30,29 @@ def text(answer: requests.Response) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def one(server: Server, rng: random.Random, usual: dict[int, str]) -> str:
+def one(server: Server, rng: random.Random, usual: dict[tuple[str, int], str]) -> str:
     """A request of a random kind; what was wrong with its answer, or nothing."""
     kind = rng.random()
+    question = rng.choice(QUESTIONS)
     if kind < 0.15:
         tokens, status = rng.choice(list(FAULTS.items()))
-        found = post(server, {"max_tokens": tokens}).status_code
+        found = post(server, question, {"max_tokens": tokens}).status_code
         return "" if found == status else f"{tokens}: {found}"
     if kind < 0.35:
-        with post(server, {"max_tokens": 60, "stream": True}) as leaving:
+        with post(server, question, {"max_tokens": 60, "stream": True}) as leaving:
             next(leaving.iter_content(rng.randint(1, 400)))
         return ""
-    tokens = rng.choice(list(usual))
-    found_text = text(post(server, {"max_tokens": tokens}))
-    return "" if found_text == usual[tokens] else f"{tokens}: {found_text!r}"
+    question, tokens = rng.choice(list(usual))
+    found_text = text(post(server, question, {"max_tokens": tokens}))
+    return "" if found_text == usual[question, tokens] else f"{tokens}: {found_text!r}"
 
 
 def test_after_2000_requests_nothing_is_left(faulty: Server) -> None:
-    usual = {tokens: text(post(faulty, {"max_tokens": tokens})) for tokens in (1, 2, 5, 9)}
+    usual = {
+        (question, tokens): text(post(faulty, question, {"max_tokens": tokens}))
+        for question in QUESTIONS
+        for tokens in (1, 2, 5, 9)
+    }
     process = psutil.Process(faulty.worker())
     wrong: list[str] = []
     numbers = iter(range(REQUESTS))

@@ -1,4 +1,4 @@
-"""The batch loop against generate() alone, token for token, for every family: 200 requests each in random
+"""The batch loop against generate() alone, token for token, for every family: 200 requests in random
 company (lengths, pictures, arrivals, cancellations), with prompts in small chunks and a small cache.
 """
 
@@ -22,9 +22,10 @@ from app.engine.types import GenerationRequest, ImagePart, Message, ModelSpec, S
 from tests.conftest import scene
 from tests.unit.conftest import remote_code_in
 
-REQUESTS = 200
+REQUESTS = 225  # of which 200 run to their end
 AT_ONCE = 12
 CANCELLED = 9  # every so manieth one leaves after two tokens
+ROOM = 600  # tokens of the cache: two or three requests
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,22 @@ def cases(family: str, count: int) -> list[Case]:
     ]
 
 
+class SmallLoop(batch.BatchLoop):
+    """A batch loop with a small cache, which counts how often a sequence had to wait for room."""
+
+    def __init__(self, decoder: Any, *, tokens: int, max_rows: int, name: str = "") -> None:
+        super().__init__(decoder, tokens=min(tokens, ROOM), max_rows=max_rows, name=name)
+        self.refused = 0
+        reserve = self._cache.reserve
+
+        def counted(keys: torch.Tensor, tokens: int) -> Any:
+            place = reserve(keys, tokens)
+            self.refused += place is None
+            return place
+
+        self._cache.reserve = counted  # type: ignore[method-assign]
+
+
 @pytest.fixture(scope="module", params=tiny_models.FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -76,6 +93,8 @@ def engine(
     with pytest.MonkeyPatch.context() as patch, remote_code_in(tmp_path_factory.mktemp("code")):
         patch.setattr(batch, "CHUNK", 37)
         patch.setattr(batch, "SHARED_CHUNK", 23)
+        patch.setattr(batch, "SEEING", 0.0)
+        patch.setattr(batch, "BatchLoop", SmallLoop)
         spec = ModelSpec(
             family,
             str(tiny(family)),
@@ -136,6 +155,7 @@ def test_greedy_text_in_random_company_is_that_of_generate_alone(
     assert len(compared) == REQUESTS - len(range(0, REQUESTS, CANCELLED))
     assert [found[index] for index in compared] == [wanted[index] for index in compared]
     assert engine.busy() == (0, 0)
+    assert engine._loop.refused > 10
 
 
 def test_sampled_text_with_a_seed_is_the_same_in_any_company(family: str, engine: Any) -> None:

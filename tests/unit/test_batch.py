@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from app.engine import attention, batch, linear
 from app.engine.batch import BatchLoop
 from app.engine.decoder import Decoder
+from app.engine.pausing import pauses_between_layers
 from app.engine.sampling import Sampler, choose
 from app.engine.stats import EngineStats
 from app.engine.types import Sampling
@@ -340,6 +341,54 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_computed(make: Any) -
     together = next(chunks for _, chunks in bench.computed if len(chunks) == 2)
     assert min(together) == 3  # the short one whole, beside a part of the long one
     assert max(together) < 401
+
+
+class Slow:
+    """In place of an embedder's `prompt`: five layers, before each of which it may stop."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.made, self.bench = bench.decoder.embedder.prompt, bench
+        self.steps: list[int] = []  # of the loop, at each layer
+        self.layers = torch.nn.ModuleList(torch.nn.Identity() for _ in range(5))
+        pauses_between_layers(self.layers, without=torch.nn.Identity())
+        bench.decoder.embedder.prompt = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, ids: torch.Tensor, inputs: Any) -> Any:
+        for layer in self.layers:
+            layer(ids)
+            self.steps.append(len(self.bench.computed))
+        return self.made(ids, inputs)
+
+
+def test_streams_go_on_while_a_picture_is_encoded(
+    model: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "SEEING", 0.0)
+    bench = make()
+    running = bench.decode(PROMPTS[0], 400)
+    wait_until(lambda: len(running.stream.tokens) > 2)
+    slow = Slow(bench)
+    seeing = bench.decode(PROMPTS[1], 12)
+    assert seeing.tokens() == alone(model, PROMPTS[1], 12)
+    assert len(set(slow.steps)) == len(slow.steps) == 5
+    running.stream.cancelled = True
+    running.tokens()
+
+
+def test_a_picture_that_nobody_waits_for_is_given_up_between_two_layers(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "SEEING", 0.0)
+    bench = make()
+    running = bench.decode(PROMPTS[0], 400)
+    wait_until(lambda: len(running.stream.tokens) > 2)
+    slow = Slow(bench)
+    left = Stream()
+    monkeypatch.setattr(left, "is_cancelled", lambda: len(slow.steps) >= 2)
+    assert bench.decode(PROMPTS[1], 12, left).tokens() == []
+    assert len(slow.steps) == 2
+    running.stream.cancelled = True
+    running.tokens()
 
 
 def test_a_stream_whose_put_raises_fails_alone(model: Any, make: Any) -> None:

@@ -43,6 +43,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tokenizers": {"engine"},
     "huggingface_hub": {"engine"},
     "llguidance": {"engine"},
+    "greenlet": {"engine"},
     "gunicorn": {"root"},
 }
 LAZY_FILES = {
@@ -53,8 +54,8 @@ EAGER_FILES = {
     f"app/engine/{name}.py"
     for name in (
         "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "generate", "grammar",
-        "grammar_check", "grammar_process", "linear", "pieces", "processors", "row", "sampling", "stream",
-        "vision",
+        "grammar_check", "grammar_process", "linear", "pausing", "pieces", "processors", "row", "sampling",
+        "stream", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
