@@ -11,7 +11,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -123,8 +123,7 @@ class Int8Linear(_Packed):
             )
         self._scales, self._zeros = scales, torch.zeros(len(scales), dtype=torch.int32)
         self._bias = None if bias is None else bias.float()
-        # Without VNNI two products are added in 16 bits, which 7 bits of the activation do not overflow.
-        self._steps, self._zero = (127, 128) if torch.cpu._is_vnni_supported() else (63, 64)
+        self._steps, self._zero = (63, 64) if _overflows() else (127, 128)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, in features) to (…, out features)."""
@@ -140,6 +139,18 @@ class Int8Linear(_Packed):
         )  # fmt: skip
         product.mul_(scale)
         return (product if self._bias is None else product.add_(self._bias)).to(inputs.dtype)
+
+
+@cache
+def _overflows() -> bool:
+    """Whether this CPU's int8 products add two of them in 16 bits (no VNNI): 7 bits of the activation fit."""
+    ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
+    weight = torch.ops.onednn.qlinear_prepack(torch.full((32, 32), 127, dtype=torch.int8), None)
+    product = torch.ops.onednn.qlinear_pointwise(
+        torch.full((2, 32), 255, dtype=torch.uint8), 1.0, 0, weight, ones, zeros,
+        None, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    return bool((product != 32 * 127 * 255).any())
 
 
 class PatchProduct(nn.Module):
