@@ -29,6 +29,9 @@ class Metrics:
         )
         self.generations = self._counter("generations", "Generations, by how they ended.", "model", "finish")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.", "model")
+        self.known_tokens = self._counter(
+            "prefix_cache_hit_tokens", "Tokens of prompts that were known and not computed again.", "model"
+        )
         self.generated_tokens = self._counter("generated_tokens", "Tokens generated.", "model")
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "Seconds from a request to its first token.", FIRST_TOKEN_SECONDS

@@ -46,7 +46,6 @@ class KVCache:
         # where rows that are none write to (cuda.py).
         self.store = torch.empty((layers, tokens + 1, heads, size), dtype=dtype, device=device)
         self.tokens = tokens
-        self._known = 0  # tokens that were asked for and held already
         self._extents: list[Extent] = []  # by start
         self._retired: list[Extent] = []  # least recently used first
 
@@ -72,7 +71,6 @@ class KVCache:
             if not source.live:  # it was of use just now
                 self._retired.remove(source)
                 self._retired.append(source)
-        self._known += known
         return extent, known
 
     def longest_prefix(self, keys: torch.Tensor) -> tuple[Extent | None, int]:
@@ -108,13 +106,12 @@ class KVCache:
         return sum(extent.size for extent in self._extents)
 
     def stats(self) -> EngineStats:
-        """Who owns the arena, and what was not computed again; may be asked from another thread."""
+        """Who owns the arena; may be asked from another thread."""
         owned = [(extent.live, extent.size) for extent in list(self._extents)]
         return EngineStats(
             kv_running=sum(size for live, size in owned if live),
             kv_kept=sum(size for live, size in owned if not live),
             kv_capacity=self.tokens,
-            prefix_hit_tokens=self._known,
         )
 
     def _taken_over(self, extent: Extent, known: torch.Tensor, tokens: int) -> tuple[Extent, int]:
@@ -123,7 +120,6 @@ class KVCache:
         self._retired.remove(extent)
         self._forget(extent.start, extent.start + tokens)
         extent.size = tokens
-        self._known += len(known)
         return extent, len(known)
 
     def _gap(self, tokens: int, keep: Extent | None) -> int | None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine holds and has saved since it was loaded, for /metrics; zeros where it has no such thing.
+    """What an engine holds, and the pictures that it knew since it was loaded, for /metrics; zeros where it
+    has no such thing.
 
     The KV cache is counted in tokens: what running sequences own, what finished ones left, and its size.
     `device_memory` is bytes held by this process and bytes there are, None where the device is the CPU.
@@ -14,7 +15,6 @@ class EngineStats:
     kv_running: int = 0
     kv_kept: int = 0
     kv_capacity: int = 0
-    prefix_hit_tokens: int = 0
     vision_hits: int = 0
     vision_misses: int = 0
     device_memory: tuple[int, int] | None = None

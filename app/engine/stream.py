@@ -162,7 +162,7 @@ class Choices:
         return [
             replace(
                 one.info,
-                cached_tokens=one.streams[0].cached_tokens,
+                cached_tokens=_known(one.streams),
                 logprobs=one.streams[0].prompt_logprobs,
             )
             for one in self._asked
@@ -177,6 +177,13 @@ class Choices:
         """Stop one choice, or all of them."""
         for stream in self._streams.values() if choice is None else [self._streams[choice]]:
             stream.cancel()
+
+
+def _known(streams: Sequence[TokenStream]) -> int:
+    """Tokens of a prompt that were known before it came: those that its other choices found had just been
+    computed for the first.
+    """
+    return min((stream.cached_tokens for stream in streams if stream.waited is not None), default=0)
 
 
 def _read(notes: Notes, streams: dict[int, TokenStream]) -> Iterator[Event]:

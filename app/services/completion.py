@@ -214,7 +214,8 @@ class Completion:
             self._closed = True
             lost = "error" if self._failed else "cancelled"
             reasons = [output.reason or lost for output in self._outputs]
-            self._meter.end(self._usage().prompt_tokens, self._generation.waits(), reasons)
+            usage = self._usage()
+            self._meter.end(usage.prompt_tokens, usage.cached_tokens, self._generation.waits(), reasons)
         self._generation.cancel()
         self._lease.release()
         self._ticket.release()

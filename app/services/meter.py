@@ -40,10 +40,15 @@ class Meter:
             pace.last = now
             pace.tokens += 1
 
-    def end(self, prompt_tokens: int, waits: Sequence[Wait], reasons: Sequence[str]) -> None:
-        """All is over; `reasons` are the choices' finish reasons, error, or cancelled."""
+    def end(
+        self, prompt_tokens: int, known_tokens: int, waits: Sequence[Wait], reasons: Sequence[str]
+    ) -> None:
+        """All is over; of the prompts' tokens so many were known. `reasons` are the choices' finish reasons,
+        error, or cancelled.
+        """
         metrics, model = self._metrics, self._model
         metrics.prompt_tokens.labels(model).inc(prompt_tokens)
+        metrics.known_tokens.labels(model).inc(known_tokens)
         for reason in reasons:
             metrics.generations.labels(model, reason).inc()
         for pace in self._paces.values():

@@ -52,7 +52,6 @@ class Monitor(Collector):
             "total": _gauge("device_memory_total_bytes", "Memory that a device has.", ["device"]),
         }
         counters = {
-            "prefix": _counter("prefix_cache_hit_tokens", "Tokens of prompts that were known."),
             "hits": _counter("vision_cache_hits", "Pictures whose features were known."),
             "misses": _counter("vision_cache_misses", "Pictures that the vision tower looked at."),
         }
@@ -86,7 +85,6 @@ def _add(
         gauges["capacity"].add_metric(model, stats.kv_capacity)
         gauges["held"].add_metric([*model, "running"], stats.kv_running)
         gauges["held"].add_metric([*model, "kept"], stats.kv_kept)
-        counters["prefix"].add_metric(model, stats.prefix_hit_tokens)
     if "image" in engine.modalities:
         counters["hits"].add_metric(model, stats.vision_hits)
         counters["misses"].add_metric(model, stats.vision_misses)

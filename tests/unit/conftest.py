@@ -136,9 +136,7 @@ class ScriptedEngine:
         return 1000
 
     def stats(self) -> EngineStats:
-        return EngineStats(
-            kv_running=30, kv_kept=20, kv_capacity=100, prefix_hit_tokens=7, vision_hits=5, vision_misses=6
-        )
+        return EngineStats(kv_running=30, kv_kept=20, kv_capacity=100, vision_hits=5, vision_misses=6)
 
     def close(self) -> None:
         self.closed += 1

@@ -101,6 +101,7 @@ def test_each_choice_counts_and_has_its_own_pace(house: House, clock: Clock, fac
     house.completions.start(asked(n=2, temperature=1.0)).collect()
     assert scripted(house, "generated_tokens_total") == 5
     assert scripted(house, "prompt_tokens_total") == 5
+    assert scripted(house, "prefix_cache_hit_tokens_total") == 2  # of the prompt, however many its choices
     assert scripted(house, "time_to_first_token_seconds_count") == 1
     assert scripted(house, "time_per_output_token_seconds_count") == 2
     assert scripted(house, "time_per_output_token_seconds_sum") == 4 / 2 + 3

@@ -48,7 +48,6 @@ def test_a_loaded_model_tells_its_numbers(house: House) -> None:
     assert house.metric("kv_cache_capacity_tokens", **MODEL) == 100
     assert house.metric("kv_cache_tokens", **MODEL, state="running") == 30
     assert house.metric("kv_cache_tokens", **MODEL, state="kept") == 20
-    assert house.metric("prefix_cache_hit_tokens_total", **MODEL) == 7
     assert house.metric("vision_cache_hits_total", **MODEL) == 5
     assert house.metric("vision_cache_misses_total", **MODEL) == 6
     seconds = house.metric("model_load_seconds", **MODEL)
@@ -63,7 +62,7 @@ def test_what_a_model_does_not_have_is_not_there(house: House) -> None:
     house.engine.stats = EngineStats  # type: ignore[method-assign]
     house.completions.start(asked()).collect()
     assert house.metric("running", **MODEL) == 1
-    for name in ("kv_cache_capacity_tokens", "prefix_cache_hit_tokens_total", "vision_cache_hits_total"):
+    for name in ("kv_cache_capacity_tokens", "vision_cache_hits_total"):
         assert house.metric(name, **MODEL) is None
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import threading
 from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 from random import Random
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from app.engine.stream import HELD_TOKENS, SHOWN, TokenStream
-from app.engine.types import Event, Finish, Idle, Token
+from app.engine.stream import HELD_TOKENS, SHOWN, Asked, Choices, TokenStream
+from app.engine.types import Event, Finish, Idle, PromptInfo, Token
 from app.errors import GenerationFailed
 
 assert tiny_models
@@ -175,3 +176,12 @@ def test_a_reader_in_another_thread_gets_all_in_order(tokenizer: Any) -> None:
     stream.end()
     reader.join(20)
     assert [event.id for event in got if isinstance(event, Token)] == ids
+
+
+def test_a_prompt_was_known_as_far_as_the_first_of_its_choices_found_it(tokenizer: Any) -> None:
+    streams = [TokenStream(tokenizer, frozenset(), choice=choice) for choice in range(3)]
+    choices = Choices([Asked(PromptInfo(tuple(range(100))), streams)], SimpleQueue())
+    assert choices.prompts()[0].cached_tokens == 0
+    for stream, known in zip(streams[1:], (10, 99), strict=True):  # the last copies what the one before made
+        stream.cached_tokens, stream.waited = known, 0.0
+    assert choices.prompts()[0].cached_tokens == 10
