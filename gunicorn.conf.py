@@ -14,7 +14,7 @@ except SettingsError as wrong:
     sys.exit(f"vlserve: {wrong}")
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
-worker_class = "gthread"
+worker_class = "app.routes.worker.Worker"  # gthread
 workers = 1  # one process holds the weights once; gthread serves all streams from it
 # A stream holds its thread for its life. Fewer threads than streams and queue places would leave requests in
 # the backlog, where neither a 429 nor /health reaches them.

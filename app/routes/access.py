@@ -1,11 +1,11 @@
 """One line in the log and one count in the metrics for each request, when its answer is through."""
 
-import functools
 import logging
 import time
 from typing import Any
 
 from flask import Response, current_app, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from app import telemetry
 from app.metrics import Metrics
@@ -23,27 +23,45 @@ def report(response: Response, started: float) -> None:
     seen = {
         "method": request.method,
         "path": telemetry.redacted(request.path)[:200],
-        "route": "none" if request.url_rule is None else template(request.url_rule),
+        "route": _route(),
         "status": response.status_code,
     }
     more = telemetry.facts.get()
-    tell = functools.partial(_tell, response, seen, more, started, current_app.extensions["metrics"])
+    metrics = current_app.extensions["metrics"]
+
+    def tell() -> None:
+        _tell({**seen, "bytes": _sent(response), **(more or {})}, started, metrics)
+
     if response.is_streamed:
         response.call_on_close(tell)
     else:
         tell()
 
 
-def _tell(
-    response: Response, seen: dict[str, Any], more: dict[str, Any] | None, started: float, metrics: Metrics
-) -> None:
+def report_unread(status: int, sent: int, metrics: Metrics) -> None:
+    """Log and count what was no HTTP, of which neither method nor path is known, or may be told."""
+    seen = {"method": "-", "path": "-", "route": "none", "status": status, "bytes": sent}
+    _tell(seen, time.monotonic(), metrics)
+
+
+def _route() -> str:
+    """The rule that the address fits, also where the method does not."""
+    rule, error = request.url_rule, request.routing_exception
+    if rule is None and isinstance(error, MethodNotAllowed) and error.valid_methods:
+        adapter = current_app.create_url_adapter(request)
+        if adapter is not None:
+            rule, _ = adapter.match(method=next(iter(error.valid_methods)), return_rule=True)
+    return "none" if rule is None else template(rule)
+
+
+def _tell(facts: dict[str, Any], started: float, metrics: Metrics) -> None:
     seconds = time.monotonic() - started
     # A client can invent methods, and each would be a series for ever.
-    method = seen["method"] if seen["method"] in METHODS else "other"
-    metrics.requests.labels(seen["route"], method, seen["status"]).inc()
-    metrics.request_seconds.labels(seen["route"]).observe(seconds)
-    facts = {**seen, "milliseconds": round(1000 * seconds), "bytes": _sent(response), **(more or {})}
-    level = logging.DEBUG if seen["route"].startswith(QUIET) else logging.INFO
+    method = facts["method"] if facts["method"] in METHODS else "other"
+    metrics.requests.labels(facts["route"], method, facts["status"]).inc()
+    metrics.request_seconds.labels(facts["route"]).observe(seconds)
+    facts = {**facts, "milliseconds": round(1000 * seconds)}
+    level = logging.DEBUG if facts["route"].startswith(QUIET) else logging.INFO
     log.log(level, "%s", _line(facts), extra={"facts": facts})
 
 

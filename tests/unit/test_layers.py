@@ -44,7 +44,7 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"engine"},
     "llguidance": {"engine"},
     "greenlet": {"engine"},
-    "gunicorn": {"root"},
+    "gunicorn": {"root", "routes"},
 }
 LAZY_FILES = {
     f"app/engine/{name}.py"

@@ -65,7 +65,8 @@ def test_what_a_client_makes_up_is_no_label(client: FlaskClient, method: str) ->
     text = client.get("/metrics").text
     assert "made" not in text
     assert method not in text
-    assert 'method="other",route="none",status="405"' in text
+    assert 'method="other",route="none",status="404"' in text
+    assert 'method="other",route="/v1/models/{name}",status="405"' in text
     assert 'method="GET",route="none",status="404"' in text
 
 
