@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask
 
 from app import telemetry
-from app.engine import catalog, loader
+from app.engine import catalog, loader, machine
 from app.engine.registry import ModelRegistry
 from app.errors import ApiError
 from app.metrics import Metrics
@@ -18,12 +18,15 @@ from app.services.completion import Completions
 from app.services.conversations import Conversations
 from app.services.monitoring import Monitor
 from app.services.turn import Turns
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 
 
 def check(settings: Settings) -> catalog.Catalog:
     """The catalogue, if all that the settings name is there; raises SettingsError, before anything starts."""
     keys.read(settings)
+    if settings.device == "cpu" and settings.kv_cache_gb * 1e9 > machine.total_memory():
+        there = machine.total_memory() / 1e9
+        raise SettingsError(f"--kv-cache-gb {settings.kv_cache_gb:g}: there are {there:.1f} GB of memory")
     Conversations(Path(settings.database))
     return catalog.read(Path(settings.catalog), settings.model)
 

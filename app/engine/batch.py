@@ -106,6 +106,11 @@ class BatchLoop:
         """What the cache holds and has saved."""
         return self._cache.stats()
 
+    def untouched_bytes(self) -> int:
+        """Of the memory of its cache, what it has been promised and not taken yet."""
+        with self._changed:
+            return 0 if self._closed else self._cache.untouched_bytes()
+
     def wake(self) -> None:
         """Look for sequences that were cancelled."""
         with self._changed:

@@ -46,6 +46,7 @@ class KVCache:
         # where rows that are none write to (cuda.py).
         self.store = torch.empty((layers, tokens + 1, heads, size), dtype=dtype, device=device)
         self.tokens = tokens
+        self._reached = 0  # tokens of the arena that were ever somebody's
         self._extents: list[Extent] = []  # by start
         self._retired: list[Extent] = []  # least recently used first
 
@@ -105,6 +106,12 @@ class KVCache:
         """Tokens of the arena that running or finished sequences own."""
         return sum(extent.size for extent in self._extents)
 
+    def untouched_bytes(self) -> int:
+        """Of the arena, what takes no memory yet, but will."""
+        if self.store.device.type != "cpu":
+            return 0
+        return (self.tokens - self._reached) * (self.store.nbytes // (self.tokens + 1))
+
     def stats(self) -> EngineStats:
         """Who owns the arena; may be asked from another thread."""
         owned = [(extent.live, extent.size) for extent in list(self._extents)]
@@ -120,6 +127,7 @@ class KVCache:
         self._retired.remove(extent)
         self._forget(extent.start, extent.start + tokens)
         extent.size = tokens
+        self._reached = max(self._reached, extent.start + tokens)
         return extent, len(known)
 
     def _gap(self, tokens: int, keep: Extent | None) -> int | None:
@@ -150,6 +158,7 @@ class KVCache:
     def _place(self, start: int, tokens: int) -> Extent:
         """A new extent there."""
         self._forget(start, start + tokens)
+        self._reached = max(self._reached, start + tokens)
         found = Extent(start, tokens, torch.empty(0, dtype=torch.int64))
         bisect.insort(self._extents, found, key=lambda extent: extent.start)
         return found

@@ -46,6 +46,8 @@ class PromptEncoder:
         if self.image_token_id is None and "<IMG_CONTEXT>" in self.tokenizer.get_vocab():  # InternVL's name
             self.image_token_id = self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
         self.token_bytes = TokenBytes(self.tokenizer)
+        # We say ourselves what is too long. This keeps the warning about it out of the log.
+        self.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._thinking_prompt = thinking_prompt
         self._processor = processor
         self._longest_token = max(map(len, self.tokenizer.get_vocab()), default=1)

@@ -79,7 +79,10 @@ class TransformersEngine:
     ) -> None:
         self.spec = spec
         self.defaults = defaults
-        self.context_length = context_length
+        self.context_length = context_length if loop is None else min(context_length, loop.capacity)
+        self._limit = f"This model's context is {self.context_length} tokens"
+        if self.context_length < context_length:
+            self._limit = f"The KV cache has room for {self.context_length} tokens, see --kv-cache-gb"
         self.modalities = spec.modalities
         self.device = str(model.device)
         self._model = model
@@ -88,8 +91,6 @@ class TransformersEngine:
         self._loop = loop
         self._turns = Turns(max_concurrent)
         self._grammars = Grammars(encoder.tokenizer, stop_ids)
-        if loop is not None:
-            self.context_length = min(context_length, loop.capacity)
 
     def submit(self, *requests: GenerationRequest) -> Choices:
         """Encode the prompts and start the threads of their choices; raises InvalidRequest,
@@ -245,7 +246,7 @@ class TransformersEngine:
             return min(self.defaults.max_tokens or 2048, room)
         if request.max_tokens > room:
             raise ContextLengthExceeded(
-                f"This model's context is {self.context_length} tokens: the prompt has {prompt_tokens}, "
+                f"{self._limit}: the prompt has {prompt_tokens}, "
                 f"so at most {room} can be generated, and {request.max_tokens} were asked for.",
                 param=request.max_tokens_param,
                 excess=request.max_tokens - room,
@@ -254,7 +255,7 @@ class TransformersEngine:
 
     def _too_long(self, request: GenerationRequest, tokens: int, shown: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
-            f"This model's context is {self.context_length} tokens; the prompt has {shown}.",
+            f"{self._limit}; the prompt has {shown}.",
             param=request.prompt_param,
             excess=tokens - self.context_length + (request.max_tokens or 1),
         )

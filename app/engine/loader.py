@@ -7,6 +7,7 @@ first model loads. All that can go wrong comes out as ModelNotFound, ModelLoadFa
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,9 @@ from app.errors import ModelLoadFailed, OutOfMemory
 
 log = logging.getLogger(__name__)
 _reading = threading.Lock()  # weights are read one model at a time: the memory that one sees is still there
+
+_loops: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The batch loops there are, whose caches take their memory only as they are written to, on a CPU."""
 
 KV_SHARE = 0.4
 """The share of the memory that is free after loading that the KV cache may take."""
@@ -116,7 +120,7 @@ def _check_memory(spec: ModelSpec, parameters: int, device: Any, dtype: Any) -> 
     """Raise OutOfMemory unless so many parameters fit; weights for a GPU pass through the host's memory."""
 
     needed = int(parameters * dtype.itemsize * HEADROOM)
-    places = {"cpu": free_memory()}
+    places = {"cpu": _free_on_cpu()}
     if device.type == "cuda":
         places[str(device)] = _free_on(device)
     for place, free in places.items():
@@ -129,7 +133,13 @@ def _free_on(device: Any) -> int:
     """Bytes that are free on a device."""
     import torch
 
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else _free_on_cpu()
+
+
+def _free_on_cpu() -> int:
+    """Bytes of memory that are free and not promised to the KV caches of other models."""
+    promised: int = sum(loop.untouched_bytes() for loop in list(_loops))
+    return max(0, free_memory() - promised)
 
 
 def _read_weights(model_class: Any, spec: ModelSpec, folder: Path, device: Any, dtype: Any) -> Any:
@@ -214,11 +224,32 @@ def _batch_loop(spec: ModelSpec, model: Any, max_concurrent: int, kv_bytes: int)
     inner: Any = getattr(model, "model", None)
     if hasattr(inner, "get_image_features"):
         inner.get_image_features = Features(inner.get_image_features)
-    room = (kv_bytes or int(KV_SHARE * _free_on(model.device))) // decoder.token_bytes()
-    tokens = min(room, checkpoint.context_length(spec, model) * max_concurrent)
+    most = checkpoint.context_length(spec, model) * max_concurrent
+    with _reading:
+        tokens = _cache_tokens(spec, most, decoder.token_bytes(), _free_on(model.device), kv_bytes)
+        loop = BatchLoop(decoder, tokens=tokens, max_rows=max_concurrent, name=spec.id)
+        _loops.add(loop)
+    return loop
+
+
+def _cache_tokens(spec: ModelSpec, most: int, token_bytes: int, free: int, asked: int) -> int:
+    """The size of a KV cache in tokens, `most` of them at the most; `free` and `asked` (0: a share of what is
+    free) are bytes. Raises OutOfMemory.
+    """
+    tokens = min(most, (asked or int(KV_SHARE * free)) // token_bytes)
     if tokens < 1:
-        raise OutOfMemory(f"{spec.id}: there is no memory left for its KV cache.")
-    return BatchLoop(decoder, tokens=tokens, max_rows=max_concurrent, name=spec.id)
+        raise OutOfMemory(
+            f"{spec.id}: a token takes {token_bytes / 1e6:.2g} MB of KV cache, which may have "
+            f"{asked / 1e6:.2g} MB (--kv-cache-gb)."
+            if asked
+            else f"{spec.id}: there is no memory left for its KV cache."
+        )
+    if tokens * token_bytes > free:
+        raise OutOfMemory(
+            f"{spec.id}: --kv-cache-gb asks for {asked / 1e9:.3g} GB, of which its KV cache would take "
+            f"{tokens * token_bytes / 1e9:.3g} GB; {free / 1e9:.3g} GB are free beside its weights."
+        )
+    return tokens
 
 
 def _defaults(spec: ModelSpec, own: Any) -> Defaults:

@@ -15,10 +15,13 @@ from typing import Literal
 
 from app.engine.catalog import Catalog
 from app.engine.types import Engine, ModelSpec, Progress
-from app.errors import ApiError, ModelLoadFailed, OutOfMemory
+from app.errors import ApiError, ModelLoadFailed, OutOfMemory, RequestTimeout
 from app.telemetry import request_id
 
 log = logging.getLogger(__name__)
+
+RETRY_LOADING = 10
+"""Seconds after which one may ask again for a model that still loads."""
 
 Load = Callable[[ModelSpec, Progress], Engine]
 
@@ -79,7 +82,7 @@ class ModelRegistry:
     def get(self, name: str | None, *, tick: float = 0.25, watch: Callable[[], None] = lambda: None) -> Lease:
         """The model of that name, loaded if need be. `watch` is called every `tick` seconds and may raise.
 
-        Raises ModelNotFound, ModelLoadFailed or OutOfMemory.
+        Raises ModelNotFound, ModelLoadFailed or OutOfMemory; a RequestTimeout of `watch` is given the reason.
         """
         spec = self.catalog.resolve(name)
         with self._lock:
@@ -94,8 +97,10 @@ class ModelRegistry:
             entry.leases += 1
         try:
             return Lease(_wait(entry.future, tick, watch), lambda: self._release(entry))
-        except BaseException:
+        except BaseException as error:
             self._release(entry)
+            if isinstance(error, RequestTimeout) and not entry.future.done():
+                raise _still_loading(spec, entry, error) from None
             raise
 
     def status(self, model_id: str) -> tuple[Literal["absent", "loading", "loaded", "failed"], str, float]:
@@ -210,6 +215,14 @@ def _wait(future: "Future[Engine]", tick: float, watch: Callable[[], None]) -> E
             return future.result(timeout=tick)
         except TimeoutError:
             continue
+
+
+def _still_loading(spec: ModelSpec, entry: _Entry, timeout: RequestTimeout) -> RequestTimeout:
+    how_far = f"{entry.phase}, {100 * entry.share:.0f} %"
+    return RequestTimeout(
+        f"{spec.id} is still being loaded ({how_far}): try again in a while. {timeout.message}",
+        retry_after=RETRY_LOADING,
+    )
 
 
 def _reporter(spec: ModelSpec, entry: _Entry) -> Progress:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app import create_app
+from app import check, create_app
 from app.engine import registry
 from app.settings import Settings, SettingsError
 from tests.conftest import wait_until
@@ -58,3 +58,10 @@ def test_a_preload_that_fails_is_logged_and_leaves_the_server_up(
 def test_what_cannot_be_is_refused_at_the_start(change: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(change.values()))):
         create_app(replace(Settings(), **change))
+
+
+def test_a_cache_larger_than_the_machine_is_refused_at_the_start(tmp_path: Path) -> None:
+    settings = Settings(database=str(tmp_path / "x.db"), device="cpu", kv_cache_gb=1e6)
+    with pytest.raises(SettingsError, match=r"--kv-cache-gb 1e\+06: there are \d+\.\d GB of memory"):
+        check(settings)
+    check(replace(settings, kv_cache_gb=0.1))

@@ -33,6 +33,7 @@ class Stream:
         self.tokens: list[int] = []
         self.queue_position = -1
         self.waited: float | None = None
+        self.cached_tokens = 0
         self.cancelled = False
         self.gate = threading.Event()
         self.gate.set()

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -41,8 +42,11 @@ REQUEST = GenerationRequest((Message("user", (TextPart("hello"),)),), Sampling(t
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: pathlib.Path) -> Iterator[None]:
-    """Keep copies of remote code out of the home folder, and torch's thread count as it was."""
+def own_cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep copies of remote code out of the home folder, torch's thread count as it was, and the
+    caches of one test out of the next.
+    """
+    monkeypatch.setattr(loader, "_loops", weakref.WeakSet())
     threads = torch.get_num_threads()
     with remote_code_in(tmp_path / "code"):
         yield
@@ -492,9 +496,44 @@ def test_the_kv_cache_limits_what_a_request_may_ask_for(tiny: Tiny) -> None:
     request = GenerationRequest(
         (Message("user", (TextPart("hello"),)),), Sampling(), max_tokens=engine.context_length
     )
-    with pytest.raises(ContextLengthExceeded, match=f"{engine.context_length} tokens"):
+    with pytest.raises(
+        ContextLengthExceeded,
+        match=f"KV cache has room for {engine.context_length} tokens, see --kv-cache-gb",
+    ):
         engine.submit(request)
     engine.close()
+
+
+def test_a_kv_cache_larger_than_what_is_free_says_what_was_asked_for(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "free_memory", lambda: 100_000_000)
+    with pytest.raises(OutOfMemory, match=r"--kv-cache-gb asks for 200 GB.* 0\.1 GB are free beside"):
+        loader.load(
+            replace(spec_of(tiny("qwen2")), context_length=10**6),
+            lambda what, share: None,
+            max_concurrent=1000,
+            kv_bytes=200 * 10**9,
+        )
+
+
+def test_what_caches_may_still_take_is_not_free(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "free_memory", lambda: 100_000_000)
+    spec = replace(spec_of(tiny("qwen2")), context_length=10**6)
+
+    def capacity(engine: Any) -> int:
+        return int(engine.stats().kv_capacity)
+
+    before = loader._free_on_cpu()
+    one, two = (loader.load(spec, lambda *_: None, max_concurrent=1000) for _ in range(2))
+    assert before - loader._free_on_cpu() > 0.6 * before  # 40 % and 40 % of the rest
+    assert capacity(two) == pytest.approx(0.6 * capacity(one), rel=0.01)
+    free = loader._free_on_cpu()
+    list(one.submit(REQUEST))
+    assert loader._free_on_cpu() > free  # what has been written to is counted by the machine
+    one.close()
+    two.close()
+    assert loader._free_on_cpu() == before
 
 
 def test_a_kv_cache_without_room_for_a_token_is_no_memory(tiny: Tiny) -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.engine.catalog import Catalog
 from app.engine.registry import Lease, ModelRegistry
 from app.engine.types import Engine, ModelSpec, Progress
-from app.errors import ApiError, ClientLeft, ModelLoadFailed, ModelNotFound, OutOfMemory
+from app.errors import ApiError, ClientLeft, ModelLoadFailed, ModelNotFound, OutOfMemory, RequestTimeout
 from tests.conftest import wait_until
 from tests.unit.conftest import SPECS, ScriptedEngine
 
@@ -240,6 +240,23 @@ def test_who_leaves_while_it_loads_holds_no_lease(
     loader.gate.set()
     wait_until(lambda: registry.engines())
     assert registry.unload_idle(0.0) == ["scripted"]
+
+
+def test_a_timeout_while_it_loads_says_so(registry: ModelRegistry, loader: Loader) -> None:
+    loader.gate.clear()
+
+    def watch() -> None:
+        if registry.status("scripted")[2]:
+            raise RequestTimeout("The request took longer than 3 seconds.")
+
+    with pytest.raises(RequestTimeout, match=r"^scripted is still being loaded .*: try again") as caught:
+        registry.get(None, tick=0.01, watch=watch)
+    assert caught.value.message.endswith("The request took longer than 3 seconds.")
+    assert caught.value.retry_after
+    loader.gate.set()
+    wait_until(lambda: registry.engines())
+    with pytest.raises(RequestTimeout, match=r"^no more"):  # once it is there, it is not the load
+        registry.get(None, watch=lambda: (_ for _ in ()).throw(RequestTimeout("no more.")))
 
 
 def test_the_load_goes_on_when_the_first_who_asked_leaves(registry: ModelRegistry, loader: Loader) -> None:
