@@ -247,7 +247,8 @@ def _for_argparse(row: Field[Any], text: str) -> Any:
     try:
         if not text.strip():  # a shell's unset variable, not a choice
             raise SettingsError("is empty")
-        return _parse(row, text)
+        # A flag is given once for each; only a variable is a list.
+        return (text.strip(),) if isinstance(row.default, tuple) else _parse(row, text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

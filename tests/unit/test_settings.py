@@ -46,8 +46,15 @@ OTHER: dict[str, Any] = {
 
 
 def text_of(value: Any) -> str:
-    """A value as flags and variables have it."""
+    """A value as variables have it."""
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def given_by(flag: str, value: Any) -> list[str]:
+    """The arguments that give a flag its value, one after the other if it is repeatable."""
+    if value is True:
+        return [flag]
+    return [word for one in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(one))]
 
 
 def test_without_anything_the_defaults_hold() -> None:
@@ -64,8 +71,7 @@ def test_every_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
     row, value = BY_NAME[name], OTHER[name]
     flag = table.flags(row)[0]
     assert flag == "--" + name.replace("_", "-")
-    given = [flag] if value is True else [flag, text_of(value)]
-    assert getattr(Settings.from_args(given, {}), name) == value
+    assert getattr(Settings.from_args(given_by(flag, value), {}), name) == value
     assert getattr(Settings.from_env({f"VLSERVE_{name.upper()}": text_of(value)}), name) == value
     assert len(row.metadata["help"]) > 10
     text = " ".join(table.parser().format_help().split())
@@ -77,9 +83,8 @@ def test_every_field_has_a_flag_a_variable_and_a_help(name: str) -> None:
 def test_a_flag_wins_over_the_environment(name: str) -> None:
     value = OTHER[name]
     flag = table.flags(BY_NAME[name])[0]
-    given = [flag] if value is True else [flag, text_of(value)]
     environ = Settings().to_env()
-    assert getattr(Settings.from_args(given, environ), name) == value
+    assert getattr(Settings.from_args(given_by(flag, value), environ), name) == value
 
 
 @pytest.mark.parametrize("name", sorted(name for name in BY_NAME if "_" in name))
@@ -88,8 +93,10 @@ def test_underscores_in_flags_are_dashes(name: str) -> None:
     if value is True:
         assert getattr(Settings.from_args([f"--{name}"], {}), name) is True
         return
-    assert getattr(Settings.from_args([f"--{name}", text_of(value)], {}), name) == value
-    assert getattr(Settings.from_args([f"--{name}={text_of(value)}"], {}), name) == value
+    words = given_by(f"--{name}", value)
+    assert getattr(Settings.from_args(words, {}), name) == value
+    joined = ["=".join(pair) for pair in zip(words[::2], words[1::2], strict=True)]
+    assert getattr(Settings.from_args(joined, {}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_there_are_short_forms_for_two_models(flag: str, model: str) -> None:
         (["--catalog=a_b-c.yaml"], "catalog", "a_b-c.yaml"),
         (["--request-timeout", "1e3"], "request_timeout", 1000.0),
         (["--port", "1", "--port", "2"], "port", 2),
-        (["--api-key", "a", "--api_key", "b,c"], "api_key", ("a", "b", "c")),
+        (["--api-key", "a", "--api_key", "b"], "api_key", ("a", "b")),
         (["--cors-origin=*"], "cors_origin", ("*",)),
         (
             ["--cors-origin", "app://x", "--cors-origin", "http://[::1]:3"],
@@ -195,7 +202,10 @@ def test_the_environment_carries_the_settings_to_another_process(made: Settings)
         (["--preload=yes"], ["--preload"]),
         (["--api-keys-file", ""], ["--api-keys-file", "empty"]),
         (["--api-key", ""], ["--api-key", "empty"]),
-        (["--api-key", " , "], ["--api-key", "empty"]),
+        (["--api-key", "  "], ["--api-key", "empty"]),
+        (["--api-key", "a,b"], ["--api-key", "commas", "repeatable"]),
+        (["--api-key", "a b"], ["--api-key", "visible ASCII"]),
+        (["--cors-origin", "http://a.example,http://b.example"], ["--cors-origin", "repeatable"]),
         (["--api-header", "X_Key"], ["--api-header X_Key", "dashes"]),
         (["--api-prefix", "Bea rer"], ["--api-prefix", "none"]),
         (["--cors-origin", "page.example"], ["--cors-origin page.example", "https://host:port"]),
