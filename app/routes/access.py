@@ -1,11 +1,12 @@
 """One line in the log and one count in the metrics for each request, when its answer is through."""
 
+import contextlib
 import logging
 import time
 from typing import Any
 
 from flask import Response, current_app, request
-from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from app import telemetry
 from app.metrics import Metrics
@@ -50,7 +51,8 @@ def _route() -> str:
     if rule is None and isinstance(error, MethodNotAllowed) and error.valid_methods:
         adapter = current_app.create_url_adapter(request)
         if adapter is not None:
-            rule, _ = adapter.match(method=next(iter(error.valid_methods)), return_rule=True)
+            with contextlib.suppress(HTTPException):  # it would lead elsewhere
+                rule, _ = adapter.match(method=next(iter(error.valid_methods)), return_rule=True)
     return "none" if rule is None else template(rule)
 
 

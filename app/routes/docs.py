@@ -4,7 +4,7 @@ import importlib.util
 import mimetypes
 from pathlib import Path
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, redirect, request
 
 from app.errors import Forbidden, NotFound, Unauthorized
 from app.routes import keys
@@ -60,10 +60,12 @@ def openapi() -> Response:
     return json_response(extensions["openapi"])
 
 
-@bp.get("/docs")
+@bp.get("/docs", strict_slashes=False)
 @describe(media="text/html", example="<!doctype html>")
 def docs() -> Response:
     """Swagger UI: the document to read, and every call to try."""
+    if request.path.endswith("/"):
+        return redirect("../docs", 308)  # type: ignore[return-value]  # its files are beside /docs
     return _file(STATIC / "docs.html", max_age=0)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app
 
-from app.routes import keys
+from app.routes import keys, origins
 from app.routes.describe import describe
 from app.routes.hooks import json_response
 from app.schemas import answers
@@ -29,13 +29,13 @@ EXAMPLE = {
 @describe(answer=answers.HealthSchema, example=EXAMPLE)
 def live() -> Response:
     """The process answers; to those with a key it tells what it serves and how busy it is."""
-    if not keys.is_known():
+    if not _may_know():
         return json_response({"status": "healthy"})
     settings = current_app.extensions["settings"]
     registry = current_app.extensions["registry"]
     spec = registry.catalog.resolve(None)
     state, phase, share = registry.status(spec.id)
-    running, waiting = registry.busy()
+    running, waiting = current_app.extensions["completions"].busy()
     details: dict[str, Any] = {"model_state": state, "running": running, "waiting": waiting}
     if state == "loading":
         details |= {"phase": phase, "progress": round(share, 3)}
@@ -68,5 +68,12 @@ def ready() -> Response:
         status, more = "loading", {"phase": phase, "progress": round(share, 3)}
     elif state == "failed":
         status, more = "unhealthy", {"reason": phase}
-    told = more if keys.is_known() else {}
+    told = more if _may_know() else {}
     return json_response({"status": status} | told, 200 if status == "healthy" else 503)
+
+
+def _may_know() -> bool:
+    """Whether the caller gets more than the status: who has a key, or on a server without keys, whoever calls
+    it by a name of this machine.
+    """
+    return keys.is_known() and not origins.is_foreign()

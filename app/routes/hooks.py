@@ -24,7 +24,7 @@ DISCARD_BYTES = 256 * 1024 * 1024
 DISCARD_SILENCE = 1.0
 """Seconds without a byte after which a client gets its 413 at once."""
 DISCARD_SECONDS = 20.0
-SIMPLE = re.compile(r"/(chat|reset|status|sessions(/[^/]*)?)/?")
+SIMPLE = re.compile(r"/(chat|reset|status|sessions(/.*)?)/?", re.DOTALL)
 """Addresses of the simple API (legacy.py), whose errors are plain texts."""
 SIMPLE_STATUS = {408: 500, 415: 400}
 """What its clients get for statuses that they do not know; the others stay."""

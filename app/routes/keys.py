@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ class Keys:
         # All of them, whatever is found: the time tells nothing.
         found = [known for known in self._digests if hmac.compare_digest(given, known)]
         return found[0].hex()[:32] if found else None
+
+    def is_one(self, text: str) -> bool:
+        """Whether a text is one of the keys."""
+        given = _digest(text)
+        found = [known for known in self._digests if hmac.compare_digest(given, known)]
+        return bool(found)
 
     def _key(self, value: str) -> str:
         word, _, rest = value.strip().partition(" ")
@@ -137,7 +144,12 @@ def _is_local(address: Any) -> bool:
     if isinstance(address, str):
         return True
     host = address[0] if isinstance(address, tuple) else ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    try:  # as binding does: 127.1 and localhost too
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104
+        return all(_is_loopback(ipaddress.ip_address(one)) for one in found)
+    except (OSError, ValueError):
         return False
+
+
+def _is_loopback(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
-from app.errors import Overloaded, RequestTimeout, SessionNotFound, Unavailable
+from app.errors import InvalidRequest, Overloaded, RequestTimeout, SessionNotFound, Unavailable
 from app.routes import keys
 from app.routes.describe import GENERATION, describe
 from app.routes.hooks import SIMPLE_STATUS, client_left, has_body, json_body, json_response
@@ -42,7 +42,7 @@ STATUS = {
 def chat() -> Response:
     """The answer to a message, after what was said before; whole or streamed."""
     name, asked = simple.load(json_body())
-    turn = current_app.extensions["turns"].start(Session(keys.owner(), name), asked, client_left(request))
+    turn = current_app.extensions["turns"].start(_session(name), asked, client_left(request))
     return stream(turn) if asked.stream else json_response(turn.collect())
 
 
@@ -58,28 +58,28 @@ def chat() -> Response:
 def reset() -> Response:
     """Forget a conversation, there or not."""
     name = simple.session_name(json_body() if has_body() else {})
-    current_app.extensions["turns"].forget(Session(keys.owner(), name), client_left(request))
+    current_app.extensions["turns"].forget(_session(name), client_left(request))
     return json_response(
         {"status": "success", "message": "The conversation was forgotten.", "session_id": name}
     )
 
 
 @bp.get("/status")
-@describe(
-    query=simple.SessionSchema, answer=answers.StatusSchema, example=STATUS, errors=(Unavailable,), **PLAIN
-)
+@describe(query=simple.SessionSchema, answer=answers.StatusSchema, example=STATUS, **PLAIN)
 def status() -> Response:
-    """The default model, the length of a conversation in messages, and what is loaded and running."""
-    session = Session(keys.owner(), simple.session_name(request.args.to_dict()))
+    """The default model, the length of a conversation in messages (null where none can be read), and what is
+    loaded and running.
+    """
+    session = _session(simple.session_name(request.args.to_dict()))
     registry = current_app.extensions["registry"]
     spec = registry.catalog.resolve(None)
     engines = registry.engines()
-    running, waiting = registry.busy()
+    running, waiting = current_app.extensions["completions"].busy()
     return json_response(
         {
             "model_name": spec.id,
             "device": next((engine.device for engine in engines if engine.spec.id == spec.id), spec.device),
-            "conversation_length": 2 * current_app.extensions["conversations"].length(session),
+            "conversation_length": _messages(session),
             "memory_allocated": sum(engine.memory_bytes() for engine in engines),
             "running": running,
             "waiting": waiting,
@@ -109,12 +109,12 @@ def forget_all_sessions() -> Response:
 @describe(
     answer=answers.StoredSessionSchema,
     example=SUMMARY | {"messages": ROUND},
-    errors=(SessionNotFound, Unavailable),
+    errors=(InvalidRequest, SessionNotFound, Unavailable),
     **PLAIN,
 )
 def read_session(name: str) -> Response:
     """One conversation; of its pictures only how many."""
-    conversations, session = current_app.extensions["conversations"], Session(keys.owner(), name)
+    conversations, session = current_app.extensions["conversations"], _session(name)
     body = asdict(conversations.summary(session))
     messages = []
     for one in conversations.rounds(session):
@@ -127,12 +127,27 @@ def read_session(name: str) -> Response:
 @describe(
     answer=answers.DoneSchema,
     example={"status": "success", "session_id": "default"},
-    errors=(SessionNotFound, *FORGETTING),
+    errors=(InvalidRequest, SessionNotFound, *FORGETTING),
     **PLAIN,
 )
 def forget_session(name: str) -> Response:
     """Forget one conversation."""
-    session = Session(keys.owner(), name)
+    session = _session(name)
     current_app.extensions["conversations"].summary(session)  # a 404 does not wait
     current_app.extensions["turns"].forget(session, client_left(request))
     return json_response({"status": "success", "session_id": name})
+
+
+def _session(name: str) -> Session:
+    """The caller's session of that name; raises InvalidRequest for a key, which is to be stored nowhere."""
+    if current_app.extensions["keys"].is_one(name):
+        raise InvalidRequest("session_id must not be a key.", param="session_id")
+    return Session(keys.owner(), name)
+
+
+def _messages(session: Session) -> int | None:
+    """The length of a conversation; None where the file cannot be read now, as the log says."""
+    try:
+        return 2 * int(current_app.extensions["conversations"].length(session))
+    except Unavailable:
+        return None

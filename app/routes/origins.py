@@ -8,7 +8,7 @@ at this machine (DNS rebinding), whose pages count as the server's own.
 import ipaddress
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, g, request
 
 from app.errors import Forbidden
 from app.settings import Settings
@@ -40,6 +40,11 @@ def install(app: Flask, settings: Settings) -> None:
     app.after_request(_after)
 
 
+def is_foreign() -> bool:
+    """Whether the request came by a name that a stranger may have pointed here, to a server without keys."""
+    return bool(g.get("foreign", False))
+
+
 def _before() -> Response | None:
     origins: Origins = current_app.extensions["origins"]
     origin = request.headers.get("Origin")
@@ -53,7 +58,8 @@ def _before() -> Response | None:
 
 def _refuse_foreign(origins: Origins, origin: str | None) -> None:
     host = _hostname(request.headers.get("Host", ""))
-    if request.blueprint != "health" and not (_is_of_this_machine(host) or host in origins.hosts):
+    g.foreign = not (_is_of_this_machine(host) or host in origins.hosts)
+    if g.foreign and request.blueprint != "health":  # load balancers call by any name; they are told little
         raise Forbidden(
             f"This server asks for no key and answers to names of this machine only, not to {host[:100]!r}. "
             "Set --api-key, or --disable-api-auth behind a proxy that asks for one."
@@ -83,7 +89,8 @@ def _is_of_this_machine(host: str) -> bool:
         ipaddress.ip_address(host)
     except ValueError:
         name = host.rstrip(".")
-        return "." not in name or name.rpartition(".")[2] in LOCAL_NAMES
+        last = name.rpartition(".")[2]
+        return "." not in name or last in LOCAL_NAMES or last.isdecimal()  # 127.1: an address, never a name
     return True
 
 

@@ -35,7 +35,7 @@ none of the texts, since it may be a key.
 """
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class Worker(ThreadWorker):
     """The gthread worker."""
 
     def handle(self, conn: Any) -> Any:
@@ -46,11 +46,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Answer what is no HTTP, and what the application failed to, as the application would."""
         name = f"req_{secrets.token_hex(12)}"
         request_id.set(name)
-        ours = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
-        kinds = () if isinstance(exc, ours) else REFUSALS
+        # A header of the answer that cannot be is of a kind below InvalidHeader, and not the client's fault.
+        kinds = () if type(exc).__name__.startswith("InvalidResponse") else REFUSALS
         found = next(((status, text) for kind, status, text in kinds if isinstance(exc, kind)), None)
         if found is None:
             log.error("unexpected error", exc_info=exc)
+        app: Any = self.wsgi
         status, text = found or (500, f"The server failed; its log has the details under {name}.")
         phrase = HTTPStatus(status).phrase
         problem = ApiError(text, code=re.sub(r"\W", "_", phrase.lower()))
@@ -68,7 +69,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             "",
             body,
         ]
-        access.report_unread(status, len(body), self.wsgi.extensions["metrics"])
+        access.report_unread(status, len(body), app.extensions["metrics"])
         try:
             write_nonblock(client, "\r\n".join(lines).encode())
         except OSError:

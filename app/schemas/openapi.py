@@ -207,7 +207,7 @@ def _errors(converter: Any, about: Description, more: tuple[type[ApiError], ...]
     for status, texts in sorted(by_status.items()):
         content = {JSON: {"schema": converter.resolve_nested_schema(about.failure)}}
         errors[str(status)] = _response("\n\n".join(texts), content)
-        if status in (429, 503):
+        if status in (408, 429, 503):
             wait = {"description": "Seconds after which to try again.", "schema": {"type": "string"}}
             errors[str(status)]["headers"]["Retry-After"] = wait
     return errors

@@ -52,7 +52,11 @@ class StatusSchema(Body):
 
     model_name = fields.String(required=True)
     device = fields.String(required=True)
-    conversation_length = fields.Integer(required=True, metadata={"description": "in messages"})
+    conversation_length = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "in messages; null where the file of conversations cannot be read"},
+    )
     memory_allocated = fields.Integer(required=True, metadata={"description": "bytes of loaded weights"})
     running = fields.Integer(required=True)
     waiting = fields.Integer(required=True)

@@ -6,11 +6,13 @@ from app.errors import InvalidRequest, Overloaded
 
 
 class Admission:
-    """Counts the answers that are in the house, run or waiting; `limit` is streams plus queue."""
+    """Counts the answers that are in the house, run or waiting, and those of them that no model has got yet;
+    `limit` is streams plus queue.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._inside = 0
+        self._inside = self._preparing = 0
         self._lock = threading.Lock()
 
     def enter(self, choices: int = 1, param: str = "n") -> "Ticket":
@@ -30,6 +32,7 @@ class Admission:
                     retry_after=2,
                 )
             self._inside += choices
+            self._preparing += choices
         return Ticket(self, choices)
 
     def leave(self, choices: int) -> None:
@@ -37,10 +40,20 @@ class Admission:
         with self._lock:
             self._inside -= choices
 
+    def submitted(self, choices: int) -> None:
+        """So many that a model has got, or never will."""
+        with self._lock:
+            self._preparing -= choices
+
     def count(self) -> int:
         """Answers inside."""
         with self._lock:
             return self._inside
+
+    def preparing(self) -> int:
+        """Those that wait for a model to load, for their session's turn or for their prompt."""
+        with self._lock:
+            return self._preparing
 
 
 class Ticket:
@@ -48,11 +61,20 @@ class Ticket:
 
     def __init__(self, admission: Admission, choices: int) -> None:
         self._admission: Admission | None = admission
+        self._prepares: Admission | None = admission
         self._choices = choices
         self._lock = threading.Lock()
 
+    def submitted(self) -> None:
+        """A model has the request now."""
+        with self._lock:
+            admission, self._prepares = self._prepares, None
+        if admission is not None:
+            admission.submitted(self._choices)
+
     def release(self) -> None:
         """Give the places back."""
+        self.submitted()
         with self._lock:
             admission, self._admission = self._admission, None
         if admission is not None:

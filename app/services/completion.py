@@ -55,6 +55,11 @@ class Completions:
         )
         self._preparing = threading.BoundedSemaphore(PREPARING)
 
+    def busy(self) -> tuple[int, int]:
+        """How many answers run and how many wait, also for a model to load or for their session's turn."""
+        running, waiting = self._registry.busy()
+        return running, waiting + self._admission.preparing()
+
     def enter(self, client_left: Callable[[], bool]) -> "Place":
         """A place for a chat request that will wait before it starts; raises Overloaded."""
         return Place(self._admission.enter(), Watch(client_left, self._timeout))
@@ -81,6 +86,7 @@ class Completions:
             with self._turn_to_prepare(watch):
                 resolved = self._resolved(request, pictures, lease.engine, watch)
                 generation = lease.engine.submit(*resolved)
+                ticket.submitted()
         except BaseException:
             if lease is not None:
                 lease.release()

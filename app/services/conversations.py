@@ -32,6 +32,8 @@ TOTAL_BYTES = 1024 * 1024 * 1024
 """Of all sessions together; those that were not used for longest are forgotten."""
 LOCK_SECONDS = 10.0
 """How long another process may hold the file."""
+GLANCE_SECONDS = 0.2
+"""The same where the answer is wanted at once or not at all."""
 VERSION = 1
 
 SCHEMA = f"""
@@ -125,8 +127,8 @@ class Conversations:
             ]
 
     def length(self, session: Session) -> int:
-        """How many rounds a session has."""
-        with self._transaction() as database:
+        """How many rounds a session has; does not wait for long where the file is held."""
+        with self._transaction(seconds=GLANCE_SECONDS) as database:
             return sum(row.rounds for row in _summaries(database, *session))
 
     def add(self, session: Session, made: Round) -> None:
@@ -179,29 +181,36 @@ class Conversations:
             self._connection = None
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str = "BEGIN") -> Iterator[sqlite3.Connection]:
-        with self._lock:
+    def _transaction(
+        self, begin: str = "BEGIN", seconds: float = LOCK_SECONDS
+    ) -> Iterator[sqlite3.Connection]:
+        try:
+            if not self._lock.acquire(timeout=seconds):
+                raise TimeoutError("other requests wait for it already")
             try:
                 if self._connection is None:
-                    self._connection = _opened(self._path)
+                    self._connection = _opened(self._path, seconds)
+                self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
                 with self._connection as database:  # commits, or takes all back
                     database.execute(begin)
                     yield database
-            except (sqlite3.Error, OSError) as error:
-                log.error("conversations in %s: %s", self._path, error)
-                raise Unavailable(
-                    "Conversations cannot be read or stored now; the server's log has the reason."
-                ) from None
+            finally:
+                self._lock.release()
+        except (sqlite3.Error, OSError) as error:
+            log.error("conversations in %s: %s", self._path, error)
+            raise Unavailable(
+                "Conversations cannot be read or stored now; the server's log has the reason."
+            ) from None
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _opened(path: Path, seconds: float) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what people said is nobody else's
-    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise sqlite3.DatabaseError(f"made by a later version of this server (its format is {version})")
-        _use_wal(connection)
+        _use_wal(connection, seconds)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is not left in free pages
         connection.executescript(SCHEMA)
@@ -211,11 +220,11 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
+def _use_wal(connection: sqlite3.Connection, seconds: float) -> None:
     """Readers and a writer at once. Unlike all else, this does not wait by itself while another process opens
     the file too.
     """
-    for tries_left in reversed(range(int(10 * LOCK_SECONDS))):
+    for tries_left in reversed(range(max(1, int(10 * seconds)))):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return

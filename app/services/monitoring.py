@@ -29,6 +29,11 @@ class Monitor(Collector):
         yield _gauge("build_info", "The version that runs.", ["version"], {(VERSION,): 1})
         inside = self._admission.count()
         yield _gauge("active_generations", "Generations that run, wait or prepare.", [], {(): inside})
+        preparing = self._admission.preparing()
+        about = (
+            "Generations that no model has got yet: it loads, or their session's turn or prompt is not ready."
+        )
+        yield _gauge("preparing_generations", about, [], {(): preparing})
         states = {(spec.id, self._registry.status(spec.id)[0]): 1.0 for spec in self._registry.catalog}
         yield _gauge("model_state", "1 for the state that a model is in.", ["model", "state"], states)
         seconds = {(model,): seconds for model, seconds in self._registry.load_seconds().items()}

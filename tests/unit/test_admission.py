@@ -32,6 +32,18 @@ def test_a_ticket_gives_its_place_back_once() -> None:
     assert admission.count() == 0
 
 
+def test_what_no_model_has_got_is_preparing_until_it_is_submitted_or_leaves() -> None:
+    admission = Admission(5)
+    first, second = admission.enter(3), admission.enter()
+    assert admission.preparing() == 4
+    for _ in range(2):
+        first.submitted()
+    assert (admission.preparing(), admission.count()) == (1, 4)
+    for ticket in (first, second, second):
+        ticket.release()
+    assert (admission.preparing(), admission.count()) == (0, 0)
+
+
 def test_threads_together_get_no_more_than_the_limit() -> None:
     admission = Admission(10)
     barrier = threading.Barrier(30)

@@ -1,6 +1,7 @@
 """Swagger UI: its files, and a page that a strict policy does not hurt."""
 
 import re
+from urllib.parse import urljoin
 
 import pytest
 from flask.testing import FlaskClient
@@ -51,3 +52,10 @@ def test_the_page_asks_nobody_else(client: FlaskClient) -> None:
     script = client.get("/docs/docs.js").text
     assert "validatorUrl: null" in script
     assert "http" not in script + client.get("/docs").text
+
+
+def test_the_page_is_found_with_a_slash_too(client: FlaskClient) -> None:
+    moved = client.get("/docs/")
+    assert moved.status_code == 308
+    for folder in ("/", "/behind/a/proxy/"):
+        assert urljoin(f"http://x{folder}docs/", moved.headers["Location"]) == f"http://x{folder}docs"

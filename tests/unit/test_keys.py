@@ -291,8 +291,12 @@ def test_a_file_of_keys_that_cannot_be_stops_the_start(
     assert "\n" not in str(caught.value)
 
 
-OUTSIDE: list[Any] = [("0.0.0.0", 80), ("::", 80), ("192.168.1.2", 80), ("example.org", 80), ("", 80), 3]
-LOCAL: list[Any] = [("127.0.0.1", 80), ("127.1.2.3", 80), ("::1", 80), ("localhost", 80), "/run/vlserve.sock"]
+OUTSIDE: list[Any] = [("0.0.0.0", 80), ("::", 80), ("192.168.1.2", 80), ("name.invalid", 80), ("", 80), 3]
+LOCAL: list[Any] = [
+    *((host, 80) for host in ("127.0.0.1", "127.1.2.3", "127.1", "2130706433", "::1", "::ffff:127.0.0.1")),
+    ("localhost", 80),
+    "/run/vlserve.sock",
+]
 
 
 @pytest.fixture

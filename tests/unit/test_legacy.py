@@ -1,8 +1,13 @@
 """The routes of the simple API, and their errors as plain texts."""
 
+import contextlib
 import json
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +16,8 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from app.errors import ClientLeft, GenerationFailed, ModelLoadFailed, RequestTimeout
-from tests.conftest import data_url
+from app.settings import Settings
+from tests.conftest import data_url, wait_until
 from tests.unit.conftest import HELLO, House, ScriptedEngine, says
 
 HI = {"message": "hi"}
@@ -218,8 +224,73 @@ def test_what_cannot_be_done_now_keeps_its_status(make_app: Callable[..., Flask]
     assert "0.1 MiB" in plain(client.post("/chat", json={"message": "x" * 200_000}), 413)
 
 
+@pytest.mark.parametrize("path", ["/sessions/a%2fb", "/sessions/a/b", "/sessions/%0A", "/status/"])
+def test_what_is_near_their_addresses_has_their_shape(client: FlaskClient, path: str) -> None:
+    plain(client.get(path), 404)
+
+
+def test_a_key_is_no_name_of_a_session(make_app: Callable[..., Flask]) -> None:
+    client = make_app(api_key=("sk-mine", "sk-other")).test_client()
+    mine = {"Authorization": "Bearer sk-mine"}
+    for key in ("sk-mine", "sk-other"):
+        for answer in (
+            client.post("/chat", json={"message": "hi", "session_id": key}, headers=mine),
+            client.post("/reset", json={"session_id": key}, headers=mine),
+            client.get(f"/status?session_id={key}", headers=mine),
+            client.get(f"/sessions/{key}", headers=mine),
+            client.delete(f"/sessions/{key}", headers=mine),
+        ):
+            assert plain(answer, 400) == "session_id must not be a key."
+    assert client.get("/sessions", headers=mine).get_json() == {"sessions": []}
+    assert client.get("/sessions/sk-mine2", headers=mine).status_code == 404
+
+
+def test_status_goes_on_without_the_conversations(
+    client: FlaskClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(settings.database).write_bytes(b"this is no database at all" * 100)
+    found = client.get("/status")
+    assert found.status_code == 200
+    assert found.get_json()["conversation_length"] is None
+    assert "file is not a database" in caplog.text
+    plain(client.get("/sessions"), 503)
+
+
+def test_status_does_not_wait_for_a_file_that_is_held(client: FlaskClient, settings: Settings) -> None:
+    def length() -> Any:
+        before = time.monotonic()
+        found = client.get("/status").get_json()["conversation_length"]
+        assert time.monotonic() - before < 2
+        return found
+
+    with contextlib.closing(sqlite3.connect(settings.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert length() is None
+    assert length() == 0
+    with house_of(client).conversations._lock:  # as by a round that waits to be written
+        assert length() is None
+    assert length() == 0
+
+
+def test_a_turn_that_waits_for_another_one_is_counted(client: FlaskClient) -> None:
+    house: House = client.application.extensions["house"]
+    gate = threading.Event()
+    house.engine.script = [gate, *says("done")]
+    body = {"message": "hi"}
+    with ThreadPoolExecutor(2) as pool:
+        turns = [pool.submit(client.application.test_client().post, "/chat", json=body) for _ in range(2)]
+        wait_until(lambda: house.admission.count() == 2 and house.admission.preparing() == 1)
+        # One runs, and the engine says that two wait.
+        assert client.get("/status").get_json()["waiting"] == 3
+        assert client.get("/health").get_json()["details"]["waiting"] == 3
+        assert house.metric("preparing_generations") == 1
+        gate.set()
+        assert [turn.result(20).status_code for turn in turns] == [200, 200]
+    assert house.admission.preparing() == 0
+
+
 def test_other_routes_keep_openais_shape(client: FlaskClient) -> None:
-    for path in ("/chats", "/v1/chat", "/sessions/a/b", "/v1/status", "/resets"):
+    for path in ("/chats", "/v1/chat", "/sessionsa", "/v1/status", "/resets"):
         assert isinstance(client.get(path).get_json()["error"], dict), path
     assert isinstance(client.post("/v1/chat/completions", json={}).get_json()["error"], dict)
 
