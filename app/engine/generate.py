@@ -28,14 +28,7 @@ from app.engine.sampling import Sampler, logprobs
 from app.engine.stats import EngineStats, device_memory
 from app.engine.stream import Asked, Choices, Notes, TokenStream
 from app.engine.turns import Turns
-from app.engine.types import (
-    Defaults,
-    GenerationRequest,
-    Logprobs,
-    ModelSpec,
-    PromptInfo,
-    ToolFormat,
-)
+from app.engine.types import Defaults, GenerationRequest, Logprobs, ModelSpec, PromptInfo, ToolFormat
 from app.engine.vision import Features
 from app.errors import ApiError, ContextLengthExceeded, GenerationFailed, InvalidRequest, OutOfMemory
 from app.telemetry import request_id
@@ -204,16 +197,18 @@ class TransformersEngine:
         return works, info
 
     def _guide(self, request: GenerationRequest, info: PromptInfo) -> Guide | None:
-        """What holds a choice to the request's grammar, which begins after a thought if there is one."""
-        grammar = request.grammar
-        if request.tools is not None and request.tools.choice == "required":
-            grammar = lark.tool_calls(request.tools, info.tool_format or "hermes")
+        """What holds a choice to its grammar, which begins after a thought if there is one."""
+        grammar, tags = lark.of(request, info.tool_format), self._encoder.thinking_tags()
         if grammar is None:
             return None
-        tags = self._encoder.thinking_tags()
-        thinks = tags is not None and (info.thinking or bool(request.template.thinking))
+        thinks = info.thinking or request.template.thinking or lark.may_call(request.tools)
         thought = Thought(*tags, info.thinking) if tags is not None and thinks else None
-        return self._grammars.guide(grammar, thought)
+        try:
+            return self._grammars.guide(grammar, thought, request.stop_token_ids)
+        except InvalidRequest:
+            for one in lark.parameters(request.tools):
+                self._grammars.guide(one)  # raises for the one that is to blame
+            raise
 
     def _encode(self, request: GenerationRequest) -> dict[str, Any]:
         """A prompt as generate() takes it."""

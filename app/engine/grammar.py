@@ -4,6 +4,7 @@ llguidance does the work. What it makes of a grammar is kept, so that the next r
 starts at once. A grammar that is new is tried out first in another process (grammar_check.py).
 """
 
+import functools
 import json
 import threading
 from collections import OrderedDict
@@ -51,15 +52,18 @@ class Grammars:
         self._making_vocabulary = threading.Lock()
         self._checker = Checker()
 
-    def guide(self, grammar: Grammar, thought: Thought | None = None) -> "Guide":
-        """What holds one sequence to a grammar; raises InvalidRequest for one that cannot be."""
-        return Guide(lambda new: self._matcher(grammar, new=new), self._stop_ids, grammar.param, thought)
+    def guide(self, grammar: Grammar, thought: Thought | None = None, ends: Sequence[int] = ()) -> "Guide":
+        """What holds one sequence to a grammar; `ends` are tokens that end it as the model's own stop tokens
+        do. Raises InvalidRequest for a grammar that cannot be.
+        """
+        matcher = functools.partial(self._matcher, grammar)
+        return Guide(matcher, self._stop_ids, grammar.param, thought, ends)
 
     def close(self) -> None:
         """End the other process."""
         self._checker.close()
 
-    def _matcher(self, grammar: Grammar, *, new: bool = False) -> LLMatcher:
+    def _matcher(self, grammar: Grammar, new: bool = False) -> LLMatcher:
         """A matcher at the grammar's beginning; a `new` one shares nothing with those of earlier sequences,
         whose lexers grow together until they reach their limit.
         """
@@ -112,7 +116,8 @@ class Guide(LogitsProcessor):
     """Holds one sequence to its grammar: leaves only the tokens open that can come next.
 
     Its state follows the ids that it is called with, so that a step that failed can be taken again. When the
-    grammar is complete only the model's stop tokens are left.
+    grammar is complete only the model's stop tokens are left, and those in `ends`, which like them are closed
+    where the grammar may not end: what ends with one is complete.
     """
 
     def __init__(
@@ -121,8 +126,9 @@ class Guide(LogitsProcessor):
         stop_ids: frozenset[int],
         param: str,
         thought: Thought | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
-        self._make, self._param, self._thought = matcher, param, thought
+        self._make, self._param, self._thought, self._ends = matcher, param, thought, list(ends)
         self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long)
         self._matcher = matcher(False)
         self._taken: list[int] = []
@@ -140,6 +146,14 @@ class Guide(LogitsProcessor):
         open_tokens = np.zeros(scores.shape[1], dtype=bool)
         bits = self._open(answer[begin:])[: len(open_tokens)]
         open_tokens[: len(bits)] = bits
+        if self._ends:
+            open_tokens[self._ends] = self._matcher.is_accepting()
+            if not open_tokens.any():
+                raise InvalidRequest(
+                    "The grammar can go on with nothing but a stop token.",
+                    param="stop_token_ids",
+                    code="invalid_parameter_combination",
+                )
         if self._thought is not None and not self._thought.opened and not answer:
             open_tokens[self._thought.open_id] = True
         return _only(scores, open_tokens)

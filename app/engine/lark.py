@@ -1,9 +1,10 @@
 """Grammars in the language of the grammar library, a variant of Lark's: plain text, not compiled here."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from app.engine.types import Grammar, ToolFormat, Tools
+from app.engine.types import Function, GenerationRequest, Grammar, ToolFormat, Tools
 
 WHITESPACE = r"\x20|\r?\n[\x20\t]{0,20}"
 """What may stand between two JSON tokens, once: a blank, or a line's end and the next one's indent."""
@@ -11,8 +12,30 @@ OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 """The model chooses among all tokens that fit. Where a text can go on in one way only, the library would put
 it into tokens by itself, at each step anew: seconds for a long one.
 """
-TAGS = ("<tool_call>", "</tool_call>")
+TAGS = ("<tool_call>", "</tool_call>", "<|python_tag|>")
 """What a model may have as one token; written as such where it has."""
+BLANKS = r"[ \t\r\n]"
+HERMES_ANSWER = rf"""
+start: TEXT? (tag after)? | LEAD call%(more)s
+after: BLANKS? call%(more)s | MENTION? (tag after)? | MENTION_LEAD call%(more)s
+call: (%(any)s) SPACE? "</tool_call>"
+tag: "<tool_call>"
+TEXT: /(?s:.+)/ & ~/(?s:.*)<tool_call>{BLANKS}*\{{(?s:.*)/
+LEAD: TEXT & /(?s:.*)<tool_call>{BLANKS}*/
+MENTION: TEXT & /{BLANKS}*([^ \t\r\n{{](?s:.*))?/
+MENTION_LEAD: MENTION & LEAD
+BLANKS: /{BLANKS}+/
+"""
+"""Text with calls in it. In a text, "<tool_call>" and "{{" begin a call and nothing else; that tag may be a
+token of its own (`tag`), or be spelled (at the end of a LEAD).
+"""
+LLAMA_ANSWER = rf"""
+start: "<|python_tag|>"? (TEXT | call%(more)s)?
+call: %(any)s
+TEXT: /(?s:.+)/ & ~CALL
+CALL: /{BLANKS}*(<\|python_tag\|>)?{BLANKS}*\{{{BLANKS}*"(name|type|parameters|arguments)"(?s:.*)/
+"""
+"""Calls, or a text that does not begin like one."""
 
 
 def question(grammar: Grammar) -> dict[str, str]:
@@ -28,6 +51,21 @@ def question(grammar: Grammar) -> dict[str, str]:
     return {"kind": kind, "source": source, "options": OPTIONS}
 
 
+def of(request: GenerationRequest, style: ToolFormat | None) -> Grammar | None:
+    """What an answer is held to, if to anything: what was asked for, or calls, written in this style."""
+    tools = request.tools
+    if tools is None or style is None or request.grammar is not None:
+        return request.grammar
+    if may_call(tools):
+        return strict_calls(tools, style)
+    return tool_calls(tools, style) if tools.choice == "required" else None
+
+
+def may_call(tools: Tools | None) -> bool:
+    """Whether an answer is free but for the arguments of its calls, if it makes any."""
+    return tools is not None and tools.choice == "auto" and any(one.strict for one in tools.functions)
+
+
 def tool_calls(tools: Tools, style: ToolFormat) -> Grammar:
     """The grammar of an answer that is nothing but calls of these functions, with arguments that match their
     parameters: one in Llama 3.1's form, or in Hermes' (and Qwen's) one or more. What of a function's schema
@@ -37,16 +75,52 @@ def tool_calls(tools: Tools, style: ToolFormat) -> Grammar:
     may_be = [one for one in tools.functions if tools.named in (None, one.name)]
     rules = []
     for index, one in enumerate(may_be):
-        schema = one.parameters or {"additionalProperties": False}
         head = json.dumps(f'{{"name": {json.dumps(one.name)}, "{key}": ', ensure_ascii=False)
-        rules.append(f'f{index}: {head} {_json({"type": "object"} | schema, not one.strict)} "}}"')
-    any_call = " | ".join(f"f{index}" for index in range(len(may_be)))
+        rules.append(f'f{index}: {head} {_json(_schema(one), not one.strict)} "}}"')
+    any_call = _any(len(may_be))
     if style == "llama":
         start = f"start: {any_call}"
     else:
         more = ' ("\\n" call)*' if tools.parallel else ""
         start = f'start: call{more}\ncall: "<tool_call>" "\\n" ({any_call}) "\\n" "</tool_call>"'
     return Grammar("lark", "\n".join([start, *rules]), "tools")
+
+
+def strict_calls(tools: Tools, style: ToolFormat) -> Grammar:
+    """The grammar of an answer that may have calls in it: those of strict functions have arguments that match
+    their parameters, those of others an object.
+    """
+    llama = style == "llama"
+    key = "parameters" if llama else "arguments"
+    start = f"{BLANKS}*" if llama else ""
+    blank = f"{BLANKS}{{0,4}}"
+    rules = [f"SPACE: /{BLANKS}{{1,4}}/"]
+    for index, one in enumerate(tools.functions):
+        head = blank.join([rf"{start}\{{", '"name"', ":", f'"{one.name}"', ",", f'"{key}"', f":{blank}"])
+        schema = _json(_schema(one) if one.strict else {"type": "object"}, lenient=False)
+        rules.append(f'f{index}: /{head}/ {schema} SPACE? "}}"')
+    answer, more = (LLAMA_ANSWER, ' (SPACE? ";" call)*') if llama else (HERMES_ANSWER, " start")
+    answer %= {"any": _any(len(tools.functions)), "more": more if tools.parallel else ""}
+    return Grammar("lark", answer + "\n".join(rules), "tools")
+
+
+def parameters(tools: Tools | None) -> Iterator[Grammar]:
+    """The schemas that one of the above holds calls to, one by one, to tell which of them cannot be."""
+    if tools is None:
+        return
+    for index, one in enumerate(tools.functions):
+        if one.strict or (tools.choice == "required" and tools.named in (None, one.name)):
+            place = f"tools[{index}].function.parameters"
+            yield Grammar("json", json.dumps(_schema(one)), place, lenient=not one.strict)
+
+
+def _any(count: int) -> str:
+    return " | ".join(f"f{index}" for index in range(count))
+
+
+def _schema(function: Function) -> dict[str, Any]:
+    """What a function's arguments are; without parameters, none."""
+    return {"type": "object"} | (function.parameters or {"additionalProperties": False})
 
 
 def _json(schema: dict[str, Any], lenient: bool) -> str:

@@ -48,10 +48,15 @@ class Model:
         self.grammars = Grammars(self.tokenizer, frozenset({self.stop}))
         self.width = len(self.tokenizer) + 7  # models have more rows than tokens
 
-    def write(self, guide: Guide, *, seed: int = 0, most: int = 400, prompt: int = 3) -> tuple[str, str]:
-        """A random answer, and how it ended."""
+    def write(
+        self, guide: Guide, *, seed: int = 0, most: int = 400, prompt: int = 3, begun: str = ""
+    ) -> tuple[str, str]:
+        """A random answer, which goes on with what was begun, and how it ended."""
         generator = torch.Generator().manual_seed(seed)
         ids = torch.zeros((1, prompt), dtype=torch.long)
+        if begun:
+            guide(ids, torch.zeros((1, self.width)))  # type: ignore[arg-type]
+            ids = torch.cat([ids, torch.tensor([self.ids(begun)])], dim=1)
         while ids.shape[1] < prompt + most:
             scores = guide(ids, torch.randn((1, self.width), generator=generator))  # type: ignore[arg-type]
             token = int(scores.argmax())
@@ -65,11 +70,20 @@ class Model:
 
     def open_after(self, guide: Guide, text: str = "") -> set[str]:
         """The tokens that are open after a text."""
+        return self.open_after_ids(guide, self.ids(text))
+
+    def open_after_ids(self, guide: Guide, tokens: list[int]) -> set[str]:
+        """The tokens that are open after others."""
         first = torch.zeros((1, 2), dtype=torch.long)
         guide(first, torch.zeros((1, self.width)))  # type: ignore[arg-type]
-        ids = torch.tensor([self.tokenizer.encode(text, add_special_tokens=False)], dtype=torch.long)
+        ids = torch.tensor([tokens], dtype=torch.long)
         scores = guide(torch.cat([first, ids], dim=1), torch.zeros((1, self.width)))  # type: ignore[arg-type]
         return {self.tokenizer.decode([token]) for token in (scores[0] == 0).nonzero()[:, 0].tolist()}
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text."""
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return found
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens))
