@@ -1,70 +1,19 @@
 """Structured output: OpenAI's response_format, and vLLM's structured_outputs for what it cannot say."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from marshmallow import ValidationError, fields, post_load
 
 from app.engine.types import Grammar
-from app.schemas.fields import Body, Flag, Items, Mapping, Matching, Problem, SchemaOf, Text, one_of
+from app.schemas.fields import Body, Flag, Items, Matching, Problem, Text, one_of
+from app.schemas.json_schema import MAX_SCHEMA, JsonSchemaField, JsonSchemaText, check_promise
 
-MAX_SCHEMA = 128 * 1024
-"""Bytes of a JSON schema, or of all choices."""
-MAX_DEPTH = 64
-"""Objects and lists of a schema within each other."""
 MAX_CHOICES = 5000
 MAX_REGEX = 10_000
 MAX_GRAMMAR = 64 * 1024
 FORMATS = ("text", "json_object", "json_schema")
 KINDS = ("json", "regex", "choice", "grammar")
-NUMBERS = {
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength",
-    "minItems", "maxItems", "minProperties", "maxProperties",
-}  # fmt: skip
-NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
-"""Keywords whose value has schemas under names of the client's own."""
-VALUES = {"const", "default", "enum", "example", "examples"}
-"""Keywords whose value is no schema."""
-
-
-class JsonSchemaField(Mapping):
-    """A JSON schema, as an object, that is neither too large nor too deep."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
-        schema: dict[str, Any] = super()._deserialize(value, attr, data, **options)
-        for depth, node in _nodes(schema):
-            if depth > MAX_DEPTH:
-                raise _unusable(f"is nested more than {MAX_DEPTH} deep")
-            if name := _odd_number(node):
-                raise _unusable(f"has a {name} that is no number")
-        try:
-            size = len(json.dumps(schema, ensure_ascii=False).encode())
-        except UnicodeEncodeError:
-            raise ValidationError("has half of a surrogate pair in it, which is no character") from None
-        if size > MAX_SCHEMA:
-            raise _unusable(f"has {size} bytes; the most is {MAX_SCHEMA}")
-        return schema
-
-
-class JsonSchemaText(JsonSchemaField):
-    """The same, also as a text."""
-
-    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
-        """Either form, for the document."""
-        return {"anyOf": [{"type": "object"}, {"type": "string", "maxLength": MAX_SCHEMA}]}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
-        if isinstance(value, str):
-            if len(value) > MAX_SCHEMA:
-                raise ValidationError(f"has {len(value)} characters; the most is {MAX_SCHEMA}")
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                raise _unusable("is a text that is no JSON") from None
-            if not isinstance(value, dict):
-                raise _unusable("is a text that is no JSON object")
-        return super()._deserialize(value, attr, data, **options)
 
 
 class NamedSchema(Body):
@@ -74,6 +23,12 @@ class NamedSchema(Body):
     description = Text(allow_none=True)
     schema = JsonSchemaField(allow_none=True)
     strict = Flag(allow_none=True)
+
+    @post_load
+    def check(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if data.get("strict") and data.get("schema"):
+            check_promise(data["schema"], "schema")
+        return data
 
 
 class ResponseFormatSchema(Body):
@@ -121,6 +76,7 @@ class StructuredOutputsSchema(Body):
             if (size := sum(len(one.encode()) for one in value)) > MAX_SCHEMA:
                 raise ValidationError({"choice": [Problem(f"has {size} bytes; the most is {MAX_SCHEMA}")]})
         if name == "json":
+            check_promise(value, "json")
             return Grammar("json", json.dumps(value, ensure_ascii=False), param)
         if name == "choice":
             return Grammar("choice", json.dumps(value, ensure_ascii=False), param)
@@ -138,30 +94,3 @@ def grammar(given: dict[str, Any]) -> Grammar | None:
         problem = Problem("contradicts structured output, which ends when it is complete")
         raise ValidationError({"ignore_eos": [problem]})
     return asked or other
-
-
-def _unusable(text: str) -> ValidationError:
-    return ValidationError([Problem(text, "invalid_schema")])
-
-
-def _nodes(schema: Any) -> Iterator[tuple[int, Any]]:
-    """Every object and list in a schema with its depth; None in place of those that are no schemas."""
-    todo: list[tuple[int, Any, str]] = [(1, schema, "schema")]
-    while todo:
-        depth, node, kind = todo.pop()
-        yield depth, node if kind == "schema" else None
-        inside = node.items() if isinstance(node, dict) else enumerate(node)
-        for name, value in inside:
-            if isinstance(value, dict | list):
-                below = "data" if kind == "data" else "schema"
-                if kind == "schema" and isinstance(node, dict):
-                    below = "names" if name in NAMED else "data" if name in VALUES else "schema"
-                todo.append((depth + 1, value, below))
-
-
-def _odd_number(node: Any) -> str | None:
-    """A keyword of a schema that needs a number and has something else."""
-    if not isinstance(node, dict):
-        return None
-    odd = (name for name in NUMBERS & node.keys() if type(node[name]) not in (int, float))
-    return next(odd, None)

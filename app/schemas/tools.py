@@ -7,7 +7,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 
 from app.engine.types import Function, Message, ToolCall, Tools
 from app.schemas.fields import Body, Flag, Matching, Problem, SchemaOf, Text
-from app.schemas.structured import JsonSchemaField
+from app.schemas.json_schema import JsonSchemaField, check_promise
 
 MAX_TOOLS = 128
 NAME = "[a-zA-Z0-9_-]{1,64}"
@@ -40,9 +40,10 @@ class FunctionSchema(Body):
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> Function:
-        return Function(
-            data["name"], data.get("parameters") or {}, data.get("description"), bool(data.get("strict"))
-        )
+        strict, parameters = bool(data.get("strict")), data.get("parameters") or {}
+        if strict:
+            check_promise(parameters, "parameters")
+        return Function(data["name"], parameters, data.get("description"), strict)
 
 
 class ToolSchema(Body):

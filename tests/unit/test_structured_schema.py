@@ -7,7 +7,7 @@ import pytest
 
 from app.engine.types import Grammar
 from app.errors import InvalidRequest
-from app.schemas import chat, structured
+from app.schemas import chat, json_schema
 from tests.unit.conftest import HELLO
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "integer"}}}
@@ -134,4 +134,75 @@ def test_what_cannot_be_is_a_400_that_names_the_field(fields: Any, param: str, t
 )
 def test_names_and_values_are_no_keywords(schema: Any) -> None:
     assert grammar(response_format=as_format(schema=schema)) is not None
-    assert structured.MAX_DEPTH == 64
+    assert json_schema.MAX_DEPTH == 64
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "text"),
+    [
+        ("type", "strin", "type"),
+        ("type", ["string", 3], "type"),
+        ("type", [], "type"),
+        ("properties", {"b": 3}, "object of schemas"),
+        ("properties", ["b"], "object of schemas"),
+        ("$defs", {"x": None}, "object of schemas"),
+        ("required", "a", "list of strings"),
+        ("required", [1], "list of strings"),
+        ("enum", "red", "list"),
+        ("items", "string", "schema"),
+        ("additionalProperties", None, "schema"),
+        ("anyOf", {}, "list of schemas"),
+        ("anyOf", [], "list of schemas"),
+        ("pattern", 3, "string"),
+        ("$ref", {}, "string"),
+        ("minLength", -1, "0 or more"),
+        ("maxItems", 1.5, "0 or more"),
+        ("maxItems", float("inf"), "0 or more"),
+        ("multipleOf", 0, "over 0"),
+    ],
+)
+def test_a_keyword_of_the_wrong_kind_is_named_wherever_it_is(keyword: str, value: Any, text: str) -> None:
+    wrong = {"type": "object", "properties": {"a": {"type": "array", "items": {keyword: value}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": wrong}}
+    for given, place in (
+        ({"response_format": as_format(schema=wrong)}, PLACE),
+        ({"structured_outputs": {"json": wrong}}, "structured_outputs.json"),
+        ({"tools": [tool]}, "tools[0].function.parameters"),
+    ):
+        param, message = problem(**given)
+        assert param == place
+        assert f"a {keyword} that is no" in message
+        assert text in message
+
+
+MORE_THAN_CERTAIN: list[dict[str, Any]] = [
+    {"type": "object", "minProperties": 2},
+    {"type": "object", "minProperties": 3, "required": ["a", "a"]},
+    {"type": "object", "minProperties": 2, "patternProperties": {"^x": {}}, "additionalProperties": False},
+    {"anyOf": [{"type": "null"}, {"items": {"minProperties": 2, "additionalProperties": {}}}]},
+]
+CERTAIN: list[dict[str, Any]] = [
+    {"type": "object", "minProperties": 1},
+    {"type": "object", "minProperties": 3, "required": ["a", "b"]},
+    {"minProperties": 2, "properties": {"a": {}, "b": {}}, "additionalProperties": False},
+    {"const": {"minProperties": 5}},
+]
+
+
+@pytest.mark.parametrize("schema", MORE_THAN_CERTAIN)
+def test_more_open_keys_than_are_certain_cannot_be_promised(schema: dict[str, Any]) -> None:
+    function = {"name": "f", "strict": True, "parameters": {"properties": {"a": schema}}}
+    for given, place in (
+        ({"response_format": as_format(schema=schema, strict=True)}, PLACE),
+        ({"structured_outputs": {"json": schema}}, "structured_outputs.json"),
+        ({"tools": [{"type": "function", "function": function}]}, "tools[0].function.parameters"),
+    ):
+        param, message = problem(**given)
+        assert param == place
+        assert "come twice" in message
+    assert grammar(response_format=as_format(schema=schema)) is not None
+
+
+@pytest.mark.parametrize("schema", CERTAIN)
+def test_so_many_keys_as_are_certain_can_be_promised(schema: dict[str, Any]) -> None:
+    assert grammar(structured_outputs={"json": schema}) is not None
