@@ -289,9 +289,16 @@ def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutpu
     tools = None
     if info.tool_format is not None and request.tools is not None:
         names = {function.name for function in request.tools.functions}
-        tools = ToolParser(info.tool_format, names, request.tools.parallel)
-    thinking = ThinkingParser(info.thinking)
-    return ChoiceOutput(request.stop, min_tokens=request.min_tokens, thinking=thinking, tools=tools)
+        tools = ToolParser(
+            info.tool_format, names, request.tools.parallel, only_calls=request.tools.choice == "required"
+        )
+    return ChoiceOutput(
+        request.stop,
+        min_tokens=request.min_tokens,
+        thinking=ThinkingParser(info.thinking),
+        tools=tools,
+        structured=request.grammar is not None,
+    )
 
 
 class Watch:

@@ -43,7 +43,8 @@ def joined(deltas: Iterable[Delta]) -> Delta:
 
 class ChoiceOutput:
     """One choice as it comes; `reason` says why it ended, once it has. Stop strings are looked for in the
-    answer, not in thoughts and calls, and not before `min_tokens`.
+    answer, not in thoughts and calls, and not before `min_tokens`. A `structured` answer that one cuts is not
+    complete, and ends with `length`.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class ChoiceOutput:
         min_tokens: int = 0,
         thinking: ThinkingParser | None = None,
         tools: ToolParser | None = None,
+        structured: bool = False,
     ) -> None:
+        self._structured = structured
         self._stops, self._min_tokens = StopStrings(stops), min_tokens
         self._thinking, self._tools = thinking, tools
         self._scored: list[Scored] = []  # of text that is held back
@@ -80,7 +83,7 @@ class ChoiceOutput:
             self.reason = event.reason
         self._length += len(event.text)
         if self._stops.found:
-            self.reason = "stop"
+            self.reason = "length" if self._structured else "stop"
             end = self._length - self._stops.cut
             self._scored = [one for one in self._scored if one.start < end]
         if self._tools is not None:
@@ -111,7 +114,7 @@ class ChoiceOutput:
         parsed = self._tools.push(text)
         if not isinstance(event, Finish):
             return parsed.content, parsed.calls
-        last = self._tools.finish()
+        last = self._tools.finish(event.reason == "length")
         return parsed.content + last.content, parsed.calls + last.calls
 
     def _split(self, event: Token | Finish) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 Qwen's (Hermes'): <tool_call>{"name": …, "arguments": {…}}</tool_call>, anywhere in the answer. Llama 3.1's:
 an answer that begins with {"name": …, "parameters": {…}}, after <|python_tag|> or not; more of them after a
-";". What only looks like a call, or calls a function that is not there, is text.
+";". A call that is written otherwise (the arguments first, as a string, or none, or in OpenAI's own form) is
+read when it is complete. What only looks like a call, or calls a function that is not there, is text.
 """
 
 import json
@@ -10,6 +11,7 @@ import re
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from app.engine.types import ToolFormat
 
@@ -21,6 +23,9 @@ HEADER = re.compile(
 )
 LONGEST_HEADER = 400
 """Characters after which what has not become a call will not."""
+OTHER_CALL = re.compile(r'\s*\{\s*"(?:name|arguments|parameters|type|id|function)"\s*:')
+LONGEST_CALL = 65_536
+"""The same for what begins like a call that is written otherwise."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,15 @@ class Parsed:
 
 class ToolParser:
     """Splits a choice's answer. `names` are the functions that may be called; without `parallel`, `done` is
-    set after the first call.
+    set after the first call. An answer with `only_calls` has no text. Blank space around calls, and what
+    an answer begins with, is no text.
     """
 
-    def __init__(self, form: ToolFormat, names: Collection[str], parallel: bool = True) -> None:
+    def __init__(
+        self, form: ToolFormat, names: Collection[str], parallel: bool = True, only_calls: bool = False
+    ) -> None:
         self._llama, self._names, self._parallel = form == "llama", names, parallel
+        self._only_calls, self._fresh = only_calls, True  # nothing but blank space has come yet
         self._state = self._open if self._llama else self._text
         self._held = self._opening = ""  # the tag and the space before it, while it may begin a call
         self._depth, self._quoted, self._escaped = 0, False, False
@@ -62,14 +71,19 @@ class ToolParser:
             pass
         return self._parsed()
 
-    def finish(self) -> Parsed:
-        """What was held back, at the end of the text: half a call is no call."""
+    def finish(self, cut: bool = False) -> Parsed:
+        """What was held back, at the end of the text. Half a call is no call, and no text either where the
+        limit has `cut` it.
+        """
+        if self._state == self._open and (found := self._read(self._held)):
+            self._take(*found)
+            self._held = ""
         rest, self._held = self._held, ""
         self.calls += self._state == self._end  # only its tag is missing
         if self._state == self._open:
-            rest = self._opening + rest
-        if self._state in (self._text, self._open) and not (self.calls and not rest.strip()):
-            self._found.append(rest)
+            rest = "" if cut and rest.lstrip().startswith("{") else self._opening + rest
+        if self._state in (self._text, self._open, self._plain):
+            self._found.append(rest.rstrip() if self.calls else rest)
         return self._parsed()
 
     def is_within(self) -> bool:
@@ -78,10 +92,11 @@ class ToolParser:
 
     def _parsed(self) -> Parsed:
         found, self._found = self._found, []
-        return Parsed(
-            "".join(one for one in found if isinstance(one, str)),
-            tuple(one for one in found if isinstance(one, ToolDelta)),
-        )
+        content = "".join(one for one in found if isinstance(one, str) and not self._only_calls)
+        if self._fresh:
+            content = content.lstrip()
+            self._fresh = not content
+        return Parsed(content, tuple(one for one in found if isinstance(one, ToolDelta)))
 
     # Each state takes from what is held; it returns whether another look is worth it.
 
@@ -105,18 +120,44 @@ class ToolParser:
         if self._llama:
             self._held = self._held.lstrip().removeprefix(PYTHON_TAG)
         if header := HEADER.match(self._held):
-            name = str(json.loads(f'"{header[1]}"', strict=False)) if _is_string(header[1]) else ""
+            name = (_object(f'{{"name": "{header[1]}"}}') or {}).get("name")
             if name in self._names:
                 self._found.append(ToolDelta(self.calls, id=f"call_{uuid.uuid4().hex[:24]}", name=name))
                 self._held, self._state = self._held[header.end() :], self._arguments
                 return True
+        block, tag, after = self._held.partition(CLOSE)
+        if tag and (found := self._read(block)):
+            self._take(*found)
+            self._held, self._state = after, self._text
+            return True
         begun = self._held.lstrip()
         waits = not begun or begun[0] == "{" or (self._llama and PYTHON_TAG.startswith(begun))
-        if waits and not header and CLOSE not in begun and len(begun) < LONGEST_HEADER:
+        most = LONGEST_CALL if OTHER_CALL.match(begun) else LONGEST_HEADER
+        if waits and not header and not tag and len(begun) < most:
             return False
         self._found.append(self._opening)
         self._state = self._plain if self._llama else self._text
         return True
+
+    def _read(self, block: str) -> tuple[str, str] | None:
+        """The name and the arguments of a whole call, however it is written."""
+        call = _object(block)
+        if call is not None and isinstance(call.get("function"), dict):
+            call = call["function"]
+        if call is None or not isinstance(call.get("name"), str) or call["name"] not in self._names:
+            return None
+        given = call.get("arguments", call.get("parameters"))
+        if isinstance(given, str):
+            given = _object(given or "{}")
+        elif given is None:
+            given = {}
+        return (call["name"], json.dumps(given, ensure_ascii=False)) if isinstance(given, dict) else None
+
+    def _take(self, name: str, arguments: str) -> None:
+        self._found.append(ToolDelta(self.calls, arguments, f"call_{uuid.uuid4().hex[:24]}", name))
+        self.calls += 1
+        self.done = not self._parallel
+        self._state = self._text
 
     def _arguments(self) -> bool:
         for place, letter in enumerate(self._held):
@@ -155,14 +196,16 @@ class ToolParser:
         return True
 
     def _plain(self) -> bool:
-        self._found.append(self._held)
-        self._held = ""
+        shown = self._held.rstrip()
+        self._found.append(shown)
+        self._held = self._held[len(shown) :]
         return False
 
 
-def _is_string(letters: str) -> bool:
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is, if it is one."""
     try:
-        json.loads(f'"{letters}"')
-    except ValueError:
-        return False
-    return True
+        found = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -91,7 +91,7 @@ class ChatWire:
             {
                 "index": index,
                 "message": _message(choice.made),
-                "logprobs": self._logprobs(choice.made.scored),
+                "logprobs": self._logprobs(choice.made.scored, whole=True),
                 "finish_reason": choice.reason,
             }
             for index, choice in enumerate(choices)
@@ -127,8 +127,8 @@ class ChatWire:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return self._head.chunk("chat.completion.chunk", choice)
 
-    def _logprobs(self, scored: Sequence[Scored]) -> dict[str, Any] | None:
-        if self._head.top_logprobs is None or not scored:
+    def _logprobs(self, scored: Sequence[Scored], whole: bool = False) -> dict[str, Any] | None:
+        if self._head.top_logprobs is None or not (scored or whole):
             return None
         return {"content": [self._scored(one) for one in scored], "refusal": None}
 
@@ -160,7 +160,7 @@ class TextWire:
     def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
         """The whole answer."""
         bodies = [
-            self._choice(index, choice.prompt, choice.made, choice.reason)
+            self._choice(index, choice.prompt, choice.made, choice.reason, whole=True)
             for index, choice in enumerate(choices)
         ]
         return self._head.object("text_completion") | {"choices": bodies, "usage": usage.body()}
@@ -171,7 +171,7 @@ class TextWire:
 
     def delta(self, index: int, delta: Delta, reason: FinishReason | None = None) -> dict[str, Any]:
         """A chunk with what is new in a choice."""
-        body = self._choice(index, index // self._choices, delta, reason, index in self._begun)
+        body = self._choice(index, index // self._choices, delta, reason, begun=index in self._begun)
         self._begun.add(index)
         return self._head.chunk("text_completion", body)
 
@@ -184,7 +184,14 @@ class TextWire:
         return self._head.object("text_completion") | {"choices": [], "usage": usage.body()}
 
     def _choice(
-        self, index: int, prompt: int, made: Delta, reason: FinishReason | None, begun: bool = False
+        self,
+        index: int,
+        prompt: int,
+        made: Delta,
+        reason: FinishReason | None,
+        *,
+        begun: bool = False,
+        whole: bool = False,
     ) -> dict[str, Any]:
         echoed = self._echoed[prompt] if self._echoed is not None else ""
         scored = [replace(one, start=one.start + len(echoed)) for one in made.scored]
@@ -193,7 +200,7 @@ class TextWire:
         return {
             "index": index,
             "text": made.content if begun else echoed + made.content,
-            "logprobs": self._logprobs(scored),
+            "logprobs": self._logprobs(scored, whole),
             "finish_reason": reason,
         }
 
@@ -204,8 +211,8 @@ class TextWire:
             text += self._head.token_bytes(token)
         return found
 
-    def _logprobs(self, scored: Sequence[Scored]) -> dict[str, Any] | None:
-        if self._head.top_logprobs is None or not scored:
+    def _logprobs(self, scored: Sequence[Scored], whole: bool) -> dict[str, Any] | None:
+        if self._head.top_logprobs is None or not (scored or whole):
             return None
         every = [one.logprobs for one in scored]
         return {

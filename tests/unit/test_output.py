@@ -153,6 +153,15 @@ def test_stop_strings_are_none_before_the_least_number_of_tokens() -> None:
     assert output.reason == "stop"
 
 
+def test_a_structured_answer_that_a_stop_string_cuts_does_not_read_as_complete() -> None:
+    output = ChoiceOutput((",",), structured=True)
+    deltas = [output.push(Token(1, text)) for text in ('{"a": 1', ", ")]
+    assert (joined(deltas).content, output.reason) == ('{"a": 1', "length")
+    whole = ChoiceOutput((";",), structured=True)
+    deltas = [whole.push(Token(1, '{"a": 1}')), whole.push(Finish("stop"))]
+    assert (joined(deltas).content, whole.reason) == ('{"a": 1}', "stop")
+
+
 def test_thoughts_are_counted_and_have_no_stop_strings() -> None:
     output = ChoiceOutput(("b",), thinking=ThinkingParser(inside=True))
     deltas = [output.push(Token(1, text)) for text in ("a", "b", "</think>", "c", "b")]

@@ -44,10 +44,34 @@ SIZES = [1, 2, 3, 7, 1000]
         (CALL, "", [("weather", ARGUMENTS)]),
         (f"I will look.\n{CALL}", "I will look.", [("weather", ARGUMENTS)]),
         (f"{CALL}\n{OTHER}\n", "", [("weather", ARGUMENTS), ("add", "{}")]),
-        (f"{CALL} and so on", " and so on", [("weather", ARGUMENTS)]),
+        (f"{CALL} and so on", "and so on", [("weather", ARGUMENTS)]),
         ("Write <tool_call> to call a tool.", "Write <tool_call> to call a tool.", []),
         ("<tool_call> {x} </tool_call> is it", "<tool_call> {x} </tool_call> is it", []),
         (f"<tool_call>{OTHER}", "<tool_call>", [("add", "{}")]),
+        (f"\n\n{CALL}\n", "", [("weather", ARGUMENTS)]),
+        (
+            f"\n I look. \n{CALL}\n\n and {OTHER}\n \n",
+            "I look.\n\n and",
+            [("weather", ARGUMENTS), ("add", "{}")],
+        ),
+        (f"{CALL[:-13]}\n \n", "", [("weather", ARGUMENTS)]),
+        ('<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>', "", [("add", '{"a": 1}')]),
+        ('<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("add", '{"a": 1}')]),
+        ('<tool_call>\n{"name": "add"}\n</tool_call>', "", [("add", "{}")]),
+        ('<tool_call>\n{"name": "add", "arguments": null}', "", [("add", "{}")]),
+        (
+            '<tool_call>{"type": "function", "function": {"name": "add", "arguments": "{}"}}</tool_call> ok',
+            "ok",
+            [("add", "{}")],
+        ),
+        (
+            f'<tool_call>{{"arguments": {{"a": "{"x" * 900}"}}, "name": "add"}}</tool_call>{OTHER}',
+            "",
+            [("add", f'{{"a": "{"x" * 900}"}}'), ("add", "{}")],
+        ),
+        ('<tool_call>{"arguments": {}, "name": "nothing"}</tool_call>',) * 2 + ([],),
+        ('<tool_call>{"name": "add", "arguments": [1]}</tool_call>',) * 2 + ([],),
+        ('<tool_call>{"name": ["add"]}</tool_call>',) * 2 + ([],),
         ('<tool_call>{"name": "nothing", "arguments": {}}</tool_call>',) * 2 + ([],),
         ('<tool_call>{"name": "add", "arguments": "x"}</tool_call>',) * 2 + ([],),
         ("<tool", "<tool", []),
@@ -73,6 +97,9 @@ def test_calls_in_hermes_format(text: str, content: str, calls: list[tuple[str, 
             "",
             [("add", "{}"), ("weather", '{"b": 2}')],
         ),
+        ('{"name": "add", "parameters": {}}\n \n', "", [("add", "{}")]),
+        ('{"parameters": {"a": 1}, "name": "add"}', "", [("add", '{"a": 1}')]),
+        ('<|python_tag|>{"name": "add", "parameters": "{\\"a\\": 1}"}', "", [("add", '{"a": 1}')]),
         ('{"name": "nothing", "parameters": {}}',) * 2 + ([],),
         ('{"a": 1}',) * 2 + ([],),
         ('Say {"name": "add"} to add.',) * 2 + ([],),
@@ -92,6 +119,10 @@ def test_half_a_call_never_reads_as_complete(cut: int) -> None:
         assert delta.name is None or delta.name == "weather"
     arguments = "".join(delta.arguments for delta in made.calls)
     assert ARGUMENTS.startswith(arguments)
+    assert "{" not in made.content
+    forced = ChoiceOutput((), tools=ToolParser("hermes", NAMES, only_calls=True))
+    made = joined([forced.push(Token(1, CALL[:cut])), forced.push(Finish("length"))])
+    assert (forced.reason, made.content) == ("length", "")
 
 
 def test_arguments_are_streamed_as_they_come() -> None:

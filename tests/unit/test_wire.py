@@ -132,6 +132,16 @@ def test_log_probabilities_that_nobody_asked_for_are_not_told() -> None:
     assert WIRE.whole([Choice(Delta("Hi", scored=SCORED), "stop")], USAGE)["choices"][0]["logprobs"] is None
 
 
+def test_an_empty_answer_has_no_log_probabilities_in_its_list() -> None:
+    head = replace(HEAD, top_logprobs=2)
+    (choice,) = ChatWire(head).whole([Choice(Delta(), "stop")], USAGE)["choices"]
+    assert choice["logprobs"] == {"content": [], "refusal": None}
+    (choice,) = TextWire(head).whole([Choice(Delta(), "stop")], USAGE)["choices"]
+    lists = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    assert choice["logprobs"] == {name: [] for name in lists}
+    assert chunk(ChatWire(head).finish(0, "stop")).choices[0].logprobs is None
+
+
 def test_a_part_of_a_character_is_told_by_its_bytes() -> None:
     asking = ChatWire(replace(HEAD, top_logprobs=0, token_bytes=lambda token: b"\xe4\xbd"))
     (entry,) = asking.delta(0, Delta("x", scored=SCORED[:1]))["choices"][0]["logprobs"]["content"]
