@@ -35,6 +35,8 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MAX_VARIABLES = 64
+MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+"""Pairs, and characters of each half."""
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 OWN_VARIABLES = {
     "conversation", "messages", "chat_template", "tools", "documents", "add_generation_prompt",
@@ -63,6 +65,28 @@ class Variables(Mapping):
                 raise ValidationError(f"names {name[:50]!r}, which is no variable of a template")
         if not isinstance(given.get("enable_thinking"), bool | None):
             raise ValidationError({"enable_thinking": ["must be true or false"]})
+        return given
+
+
+class Metadata(Mapping):
+    """OpenAI's metadata: a few texts with names."""
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Its bounds, for the document."""
+        values = {"type": "string", "maxLength": MAX_METADATA_VALUE}
+        names = {"maxLength": MAX_METADATA_KEY}
+        return {"maxProperties": MAX_METADATA, "propertyNames": names, "additionalProperties": values}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> dict[str, Any]:
+        given: dict[str, Any] = super()._deserialize(value, attr, data, **options)
+        if len(given) > MAX_METADATA:
+            raise ValidationError(f"has {len(given)} entries; the most is {MAX_METADATA}")
+        for name, text in given.items():
+            if len(name) > MAX_METADATA_KEY:
+                raise ValidationError(f"has a key of {len(name)} characters; the most is {MAX_METADATA_KEY}")
+            if not isinstance(text, str) or len(text) > MAX_METADATA_VALUE:
+                problem = f"has a value that is no string of up to {MAX_METADATA_VALUE} characters: {name!r}"
+                raise ValidationError(problem)
         return given
 
 
@@ -100,7 +124,7 @@ class ChatSchema(SamplingSchema):
         StructuredOutputsSchema, **about("what response_format cannot say: a pattern, choices, a grammar")
     )
     store = Flag(**NO_MEANING)
-    metadata = Mapping(**NO_MEANING)
+    metadata = Metadata(**NO_MEANING)
     service_tier = Text(validate=one_of("auto", "default", "flex", "scale", "priority", "fast"), **NO_MEANING)
     verbosity = Text(validate=one_of("low", "medium", "high"), **NO_MEANING)
     prediction = Mapping(**NO_MEANING)
@@ -184,6 +208,11 @@ def _check_one_form(given: dict[str, Any]) -> None:
     if must_call and (given.get("structured_outputs") or given.get("response_format")):
         name = "structured_outputs" if given.get("structured_outputs") else "response_format"
         raise ValidationError({name: [Problem("cannot be held to where tool_choice asks for a call")]})
+    choice, functions = given.get("tool_choice", "auto"), [one["function"] for one in given.get("tools", ())]
+    held = must_call or (choice == "auto" and any(function.strict for function in functions))
+    if held and given.get("ignore_eos"):
+        problem = "contradicts calls that are held to a schema, which end when they are complete"
+        raise ValidationError({"ignore_eos": [Problem(problem)]})
 
 
 def _template(given: dict[str, Any]) -> Template:

@@ -108,11 +108,12 @@ class Content(fields.Field[tuple[Part, ...]]):
 
 
 class MessageSchema(Body):
-    """One message; content may be null or absent for an assistant only."""
+    """One message; content may be null or absent for an assistant only, who then calls or refuses."""
 
     role = Text(required=True, validate=one_of(*ROLES))
     content = Content(allow_none=True, metadata={"description": "a text, or parts of text and pictures"})
     name = Text(most=256, allow_none=True, metadata={"description": "no meaning here"})
+    refusal = Text(allow_none=True, metadata={"description": "what an assistant said who would not"})
     tool_call_id = Text(
         least=1, most=256, allow_none=True, metadata={"description": "the call that a tool's message answers"}
     )
@@ -137,7 +138,12 @@ class MessageSchema(Body):
             }
             for role, names in NEEDS.items()
         ]
-        return {"allOf": needs}
+        says = [{"required": [name], "properties": {name: there}} for name in ("content", "refusal")]
+        says.append(
+            {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}}
+        )
+        assistant = {"required": ["role"], "properties": {"role": {"const": "assistant"}}}
+        return {"allOf": [*needs, {"if": assistant, "then": {"anyOf": says}}]}
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> Message:
@@ -147,9 +153,14 @@ class MessageSchema(Body):
                 raise ValidationError({name: ["is missing"]})
         if calls and role != "assistant":
             raise ValidationError({"tool_calls": ["is for assistants only"]})
+        content = data.get("content")
+        if content is None and data.get("refusal") is not None:
+            content = (TextPart(data["refusal"]),)
+        if content is None and not calls:
+            raise ValidationError({"content": ["is missing, and there are no tool_calls"]})
         return Message(
             "system" if role == "developer" else role,
-            data.get("content") or (),
+            content or (),
             tuple(calls),
             data["tool_call_id"] if role == "tool" else None,
         )

@@ -138,10 +138,23 @@ def tools(given: dict[str, Any]) -> Tools | None:
 
 
 def check_answers(messages: tuple[Message, ...]) -> None:
-    """Raise ValidationError for a tool's message that answers no call before it."""
-    called: set[str] = set()
+    """Raise ValidationError unless each message with calls is followed by the tools' messages that answer all
+    of them, and by no others.
+    """
+    caller, called, waiting = 0, set[str](), set[str]()
     for index, message in enumerate(messages):
-        called |= {call.id for call in message.tool_calls}
-        if message.tool_call_id is not None and message.tool_call_id not in called:
-            problem = f"is {message.tool_call_id[:64]!r}, and no message before has a call with this id"
-            raise ValidationError({"messages": {index: {"tool_call_id": [Problem(problem)]}}})
+        if message.tool_call_id is not None:
+            if message.tool_call_id not in called:
+                problem = (
+                    f"is {message.tool_call_id[:64]!r}, and no message just before has a call with this id"
+                )
+                raise ValidationError({"messages": {index: {"tool_call_id": [Problem(problem)]}}})
+            waiting.discard(message.tool_call_id)
+        elif waiting:
+            break
+        else:
+            caller, called = index, {call.id for call in message.tool_calls}
+            waiting = set(called)
+    if waiting:
+        problem = f"must be followed by a message of role tool for each; none answers {min(waiting)[:64]!r}"
+        raise ValidationError({"messages": {caller: {"tool_calls": [Problem(problem)]}}})

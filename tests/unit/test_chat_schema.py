@@ -302,3 +302,37 @@ def test_a_picture_knows_its_place_in_the_request() -> None:
     }
     part = chat.load(body).messages[1].parts[1]
     assert part == ImagePart("data:x", "messages[1].content[1].image_url.url")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({str(number): "x" for number in range(17)}, "17 entries"),
+        ({"k" * 65: "x"}, "65 characters"),
+        ({"k": "x" * 513}, "512"),
+        ({"k": 3}, "no string"),
+        ({"k": None}, "no string"),
+        ([], "object"),
+    ],
+)
+def test_metadata_is_a_few_texts(given: Any, text: str) -> None:
+    chat.load(HELLO | {"metadata": {"k" * 64: "x" * 512, "": ""}})
+    with pytest.raises(InvalidRequest, match=text) as caught:
+        chat.load(HELLO | {"metadata": given})
+    assert caught.value.param == "metadata"
+
+
+def test_an_assistant_says_something_calls_or_refuses() -> None:
+    def said(**fields: Any) -> Any:
+        return (
+            chat.load({"messages": [*HELLO["messages"], {"role": "assistant", **fields}]}).messages[-1].parts
+        )
+
+    assert said(content="") == (TextPart(""),)
+    assert said(content=None, refusal="I will not.") == (TextPart("I will not."),)
+    assert said(content="No.", refusal=None) == (TextPart("No."),)
+    nothings: list[dict[str, Any]] = [{}, {"content": None}, {"tool_calls": []}, {"refusal": None}]
+    for nothing in nothings:
+        with pytest.raises(InvalidRequest) as caught:
+            said(**nothing)
+        assert caught.value.param == "messages[1].content"

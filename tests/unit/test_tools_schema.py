@@ -19,6 +19,7 @@ CALLING: dict[str, Any] = {
         {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
     ],
 }
+TWO_CALLS = CALLING | {"tool_calls": [*CALLING["tool_calls"], CALLING["tool_calls"][0] | {"id": "call_2"}]}
 ANSWER = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
 
 
@@ -84,6 +85,8 @@ def test_no_tools_are_no_tools(given: dict[str, Any]) -> None:
             "response_format",
         ),
         ({"tools": [ADD], "parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"tools": [ADD], "ignore_eos": True}, "ignore_eos"),
+        ({"tools": [WEATHER], "tool_choice": "required", "ignore_eos": True}, "ignore_eos"),
     ],
 )
 def test_a_wrong_value_is_refused_at_its_place(given: dict[str, Any], place: str) -> None:
@@ -109,6 +112,11 @@ def call(**fields: Any) -> dict[str, Any]:
         ((CALLING, ANSWER | {"tool_call_id": "call_2"}), "messages[2].tool_call_id"),
         ((CALLING, {"role": "tool", "content": "rain"}), "messages[2].tool_call_id"),
         ((ANSWER, CALLING), "messages[1].tool_call_id"),
+        ((CALLING,), "messages[1].tool_calls"),
+        ((CALLING, *HELLO["messages"], ANSWER), "messages[1].tool_calls"),
+        ((CALLING, CALLING, ANSWER), "messages[1].tool_calls"),
+        ((CALLING, ANSWER, *HELLO["messages"], ANSWER), "messages[4].tool_call_id"),
+        ((TWO_CALLS, ANSWER, *HELLO["messages"]), "messages[1].tool_calls"),
         ((CALLING | {"role": "user", "content": "x"},), "messages[1].tool_calls"),
         ((call(type="custom"),), "messages[1].tool_calls[0].type"),
         ((call(id=None),), "messages[1].tool_calls[0].id"),
