@@ -85,8 +85,9 @@ class Grammars:
                 while len(self._known) > KEPT:
                     self._known.popitem(last=False)
         if isinstance(known, str):
+            word = "schema" if grammar.kind == "json" else "grammar"
             raise InvalidRequest(
-                f"This cannot be used as a grammar: {known}.", param=grammar.param, code="invalid_grammar"
+                f"This cannot be used as a {word}: {known}.", param=grammar.param, code=f"invalid_{word}"
             )
         return known.deep_copy()
 
