@@ -80,6 +80,27 @@ def test_structured_outputs(server: Server) -> None:
     assert json.loads(said(json={"enum": [1, None]})) in (1, None)
 
 
+def test_what_a_stop_string_or_token_ends_is_whole_or_does_not_say_so(server: Server) -> None:
+    asked: dict[str, Any] = {"structured_outputs": {"regex": "[a-z]{3};[a-z]{3}"}}
+    cut = ask(server, extra_body=asked, stop=[";"], temperature=2, seed=1).choices[0]
+    assert (len(cut.message.content), cut.finish_reason) == (3, "length")
+    letters = server.post("/v1/tokenize", {"prompt": "a"}).json()["tokens"]
+    for seed in range(4):
+        asked = {"structured_outputs": {"regex": "[a-c]{3}"}, "stop_token_ids": letters}
+        choice = ask(server, extra_body=asked, temperature=2, seed=seed).choices[0]
+        assert choice.finish_reason == "stop"
+        assert re.fullmatch("[a-c]{3}", choice.message.content)
+
+
+def test_a_least_number_of_tokens_is_held_as_far_as_the_grammar_goes_on(server: Server) -> None:
+    for regex, least in (("a{1,40}", 5), ("a{1,3}", 1)):
+        asked = {"structured_outputs": {"regex": regex}, "min_tokens": 5}
+        answer = ask(server, extra_body=asked, temperature=1, seed=1)
+        assert answer.choices[0].finish_reason == "stop"
+        assert re.fullmatch(regex, answer.choices[0].message.content)
+        assert answer.usage.completion_tokens >= least
+
+
 def test_the_model_still_sees(server: Server) -> None:
     colours = {}
     for colour in ("red", "blue"):

@@ -170,3 +170,39 @@ def test_a_thought_comes_before_a_call_that_must_be_made(server: Server) -> None
     assert message.reasoning_content
     assert answer.choices[0].finish_reason == "tool_calls"
     assert arguments_of(message.tool_calls[0])["number"] in (1, 2, 3)
+
+
+def test_a_strict_function_is_held_to_its_schema_where_calls_are_free(server: Server) -> None:
+    tokens = server.post("/v1/tokenize", {"prompt": "<tool_call>{"}).json()["tokens"]
+    assert len(tokens) == 2
+    for seed in range(3):
+        answer = server.client.chat.completions.create(
+            model="demo",
+            messages=QUESTION,
+            tools=[NUMBER],
+            parallel_tool_calls=False,
+            temperature=1,
+            seed=seed,
+            max_tokens=300,
+            logit_bias={str(token): 60 for token in tokens},  # what it would hardly write by itself
+        )
+        calls: Any = answer.choices[0].message.tool_calls
+        assert answer.choices[0].finish_reason == "tool_calls"
+        jsonschema.validate(arguments_of(calls[0]), NUMBER["function"]["parameters"])
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_place(server: Server, choice: str) -> None:
+    bad = {"name": "bad", "strict": True, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}
+    given = {"tools": [WEATHER, {"type": "function", "function": bad}], "tool_choice": choice}
+    answer = server.post("/v1/chat/completions", {"messages": QUESTION} | given)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools[1].function.parameters")
+
+
+def test_a_forced_call_that_was_cut_shows_no_markup(server: Server) -> None:
+    for limit in (1, 6, 12):
+        answer = server.client.chat.completions.create(
+            model="demo", messages=QUESTION, tools=[NUMBER], tool_choice="required", max_tokens=limit
+        )
+        assert not answer.choices[0].message.content
+        assert answer.choices[0].finish_reason == "length"
