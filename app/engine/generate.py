@@ -201,7 +201,8 @@ class TransformersEngine:
         grammar, tags = lark.of(request, info.tool_format), self._encoder.thinking_tags()
         if grammar is None:
             return None
-        thinks = info.thinking or request.template.thinking or lark.may_call(request.tools)
+        free = request.grammar is None and lark.may_call(request.tools)  # to think as well
+        thinks = info.thinking or request.template.thinking or free
         thought = Thought(*tags, info.thinking) if tags is not None and thinks else None
         try:
             return self._grammars.guide(grammar, thought, request.stop_token_ids)
