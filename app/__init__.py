@@ -12,7 +12,7 @@ from app.engine import catalog, loader, machine
 from app.engine.registry import ModelRegistry
 from app.errors import ApiError
 from app.metrics import Metrics
-from app.routes import docs, health, hooks, keys, legacy, models, openai, scrape
+from app.routes import docs, health, hooks, keys, legacy, models, openai, playground, scrape
 from app.services.admission import Admission
 from app.services.completion import Completions
 from app.services.conversations import Conversations
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["conversations"] = conversations
     app.extensions["turns"] = Turns(completions, conversations, registry)
     hooks.install(app)
-    for module in (openai, models, health, legacy, scrape, docs):
+    for module in (openai, models, health, legacy, scrape, docs, playground):
         app.register_blueprint(module.bp)
     atexit.register(registry.close)
     atexit.register(conversations.close)

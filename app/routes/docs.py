@@ -1,13 +1,12 @@
 """The OpenAPI document, and Swagger UI over it from files of this machine alone."""
 
 import importlib.util
-import mimetypes
 from pathlib import Path
 
 from flask import Blueprint, Response, current_app, redirect, request
 
 from app.errors import Forbidden, NotFound, Unauthorized
-from app.routes import keys
+from app.routes import keys, pages
 from app.routes.describe import describe, operations
 from app.routes.hooks import json_response
 from app.schemas.answers import DocumentSchema
@@ -15,28 +14,15 @@ from app.schemas.openapi import Guard, document
 
 bp = Blueprint("docs", __name__)
 
-STATIC = Path(__file__).resolve().parent.parent / "static"
 SWAGGER = Path(str(getattr(importlib.util.find_spec("flask_swagger_ui"), "origin", ""))).parent / "dist"
 """The files of Swagger UI; nothing else of that package is used, nor is it imported."""
 FILES = {
-    "docs.js": STATIC / "docs.js",
+    "docs.js": pages.STATIC / "docs.js",
     "swagger-ui.css": SWAGGER / "swagger-ui.css",
     "swagger-ui-bundle.js": SWAGGER / "swagger-ui-bundle.js",
     "favicon-32x32.png": SWAGGER / "favicon-32x32.png",
 }
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-"""Scripts and styles from this server's files alone, and requests to this server alone."""
+POLICY = pages.policy()
 
 
 @bp.get("/openapi.json")
@@ -66,7 +52,7 @@ def docs() -> Response:
     """Swagger UI: the document to read, and every call to try."""
     if request.path.endswith("/"):
         return redirect("../docs", 308)  # type: ignore[return-value]  # its files are beside /docs
-    return _file(STATIC / "docs.html", max_age=0)
+    return _file(pages.STATIC / "docs.html", max_age=0)
 
 
 @bp.get("/docs/<name>")
@@ -84,8 +70,4 @@ def docs_file(name: str) -> Response:
 
 
 def _file(path: Path, max_age: int) -> Response:
-    response = Response(path.read_bytes(), mimetype=mimetypes.guess_type(path.name)[0])
-    response.cache_control.max_age = max_age
-    response.headers["Content-Security-Policy"] = POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+    return pages.send(path.read_bytes(), path.suffix, POLICY, max_age)
