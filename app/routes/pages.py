@@ -47,4 +47,5 @@ def send(content: bytes, suffix: str, rules: str, max_age: int = 0) -> Response:
     response.headers["Content-Security-Policy"] = rules
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response

@@ -90,7 +90,7 @@ class Playground:
 
     def ended(self) -> None:
         """Wait until nothing runs."""
-        expect(self.page.locator(".turn.last")).to_have_attribute("aria-busy", "false")
+        expect(self.page.locator(".turn.last")).to_have_attribute("aria-busy", "false", timeout=90_000)
 
     def do(self, what: str) -> None:
         """Press a button of the last turn."""

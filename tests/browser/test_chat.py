@@ -87,7 +87,9 @@ def test_a_thought_that_goes_on_says_so_and_stays_open_if_it_was_opened(
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])
-def test_stop_ends_the_request_and_keeps_what_is_there(playground: Playground, stage: Stage, how: str) -> None:
+def test_stop_ends_the_request_and_keeps_what_is_there(
+    playground: Playground, stage: Stage, how: str
+) -> None:
     stage.plays(chunk(content="Half an ans"), threading.Event())
     playground.write("Go on.")
     playground.page.keyboard.press("Enter")
@@ -198,7 +200,9 @@ def test_conversations_are_kept_with_their_pictures_and_can_be_forgotten(
     expect(page.locator(".question img")).to_have_js_property("naturalWidth", 448)
     expect(playground.content).to_have_text("A circle.")
     playground.ask("And now?")
-    assert stage.asked[-1]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+    assert stage.asked[-1]["messages"][0]["content"][0]["image_url"]["url"].startswith(
+        "data:image/png;base64,iVBOR"
+    )
     page.get_by_role("button", name="Delete Second conversation").click()
     page.on("dialog", lambda dialog: dialog.accept())
     page.click("#toggle-settings")
@@ -222,7 +226,9 @@ def test_an_answer_goes_on_while_another_conversation_is_shown(playground: Playg
     expect(playground.content).to_have_text("Slow but sure.")
 
 
-def test_a_page_that_was_closed_in_an_answer_offers_to_ask_again(playground: Playground, stage: Stage) -> None:
+def test_a_page_that_was_closed_in_an_answer_offers_to_ask_again(
+    playground: Playground, stage: Stage
+) -> None:
     stage.plays(chunk(content="Half"), threading.Event())
     playground.write("Question")
     playground.page.keyboard.press("Enter")

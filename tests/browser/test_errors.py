@@ -18,7 +18,12 @@ def error(message: str, code: str, param: str | None = None) -> bytes:
 @pytest.mark.parametrize(
     ("status", "body", "headers", "words"),
     [
-        (429, error("Too many.", "overloaded"), {"Retry-After": "2"}, ["Too many.", "429", "overloaded", "2 s"]),
+        (
+            429,
+            error("Too many.", "overloaded"),
+            {"Retry-After": "2"},
+            ["Too many.", "429", "overloaded", "2 s"],
+        ),
         (400, error("Is 3.", "invalid_value", "top_p"), {}, ["Is 3.", "400", "at top_p"]),
         (503, error("No memory.", "out_of_memory"), {}, ["No memory.", "out_of_memory"]),
         (502, b"<html>Bad Gateway</html>", {}, ["The server answered 502", "502"]),

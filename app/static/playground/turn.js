@@ -40,14 +40,15 @@ export class TurnView {
     who.textContent = answer.model || "Answer";
     render(content, answer.content);
     this.thought(answer, running);
-    this.failure(answer, running);
+    const failed = this.failure(answer, running);
     waiting.hidden = !running || Boolean(answer.content || answer.reasoning);
     if (waiting.hidden) phase.textContent = "";
-    this.footer.hidden = running || Boolean(answer.failure);
+    this.footer.hidden = running || (failed && !answer.content);
     const { short, long } = inWords(answer);
     figures.textContent = short;
     figures.title = long;
     this.element.classList.toggle("running", running);
+    this.element.classList.toggle("failed", failed);
     this.element.setAttribute("aria-busy", String(running));
   }
 
@@ -67,6 +68,7 @@ export class TurnView {
     render(thought.querySelector(".prose"), reasoning);
   }
 
+  /** Show what went wrong; whether anything did. */
   failure(answer, running) {
     const { failure, words, details } = this.parts;
     const interrupted = !running && !answer.finish ? { message: "This answer was interrupted.", details: "" } : null;
@@ -74,5 +76,6 @@ export class TurnView {
     failure.hidden = !shown;
     words.textContent = shown?.message ?? "";
     details.textContent = shown?.details ?? "";
+    return Boolean(shown);
   }
 }
