@@ -1,4 +1,4 @@
-"""The npm `openai` package, installed once outside of the repository, and scripts that use it."""
+"""npm packages, installed once outside of the repository: `openai`, and scripts that use it."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def run(script: str, folder: pathlib.Path, *arguments: str, seconds: float = 100
         pytest.skip("node or npm is not installed on this machine")
     modules = folder / "node_modules"
     if not modules.exists():
-        modules.symlink_to(_installed() / "node_modules")
+        modules.symlink_to(installed(PACKAGE) / "node_modules")
     file = folder / "script.mjs"
     file.write_text(script, encoding="utf-8")
     done = subprocess.run(
@@ -35,15 +35,15 @@ def run(script: str, folder: pathlib.Path, *arguments: str, seconds: float = 100
     return done.stdout
 
 
-def _installed() -> pathlib.Path:
-    """The folder with the packages, named by what is pinned; made whole beside it first, then renamed."""
-    pinned = b"".join((PACKAGE / name).read_bytes() for name in DESCRIPTION)
+def installed(package: pathlib.Path) -> pathlib.Path:
+    """The folder with the packages of a package.json, named by what is pinned; made beside it first."""
+    pinned = b"".join((package / name).read_bytes() for name in DESCRIPTION)
     folder = _cache() / f"node-{hashlib.sha256(pinned).hexdigest()[:16]}"
     if folder.exists():
         return folder
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="node-") as new:
         for name in DESCRIPTION:
-            shutil.copy(PACKAGE / name, new)
+            shutil.copy(package / name, new)
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=new, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr

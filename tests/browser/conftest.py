@@ -1,8 +1,8 @@
-"""A real browser on the playground. Debian's chromium is one; without any these tests are skipped."""
+"""A real browser on the playground."""
 
 import http.server
 import os
-import shutil
+import pathlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,23 +11,31 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from tests.browser import chromium
 from tests.browser.stage import Handler, Stage
 from tests.conftest import Server
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 expect.set_options(timeout=20_000)  # the machine may be busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test may install a browser, and each loads a page on a machine that may be busy."""
+    for item in items:
+        if item.path.is_relative_to(pathlib.Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A headless chromium; for this package only, since Playwright keeps an event loop in its thread."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("there is no chromium on this machine (Debian: apt-get install chromium)")
+    found = chromium.find()
     with sync_playwright() as playwright:
         # In a container there are no namespaces for chromium's own sandbox.
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        started = playwright.chromium.launch(executable_path=path, args=flags, timeout=60_000)
+        environment: dict[str, str | float | bool] = {**os.environ, **found.environment}
+        started = playwright.chromium.launch(
+            executable_path=found.path, args=flags, env=environment, timeout=60_000
+        )
         yield started
         started.close()
 

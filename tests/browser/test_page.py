@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Playground
 from tests.browser.stage import Stage, chunk, says
+from tests.conftest import wait_until
 
 Open = Callable[..., Playground]
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -177,17 +178,17 @@ def test_it_follows_the_answer_unless_one_scrolls_up(playground: Playground, sta
     area = "document.getElementById('scroll')"
     from_end = f"{area}.scrollHeight - {area}.scrollTop - {area}.clientHeight"
     expect(playground.content.locator("p")).to_have_count(60)
-    playground.page.wait_for_function(f"{from_end} < 5")
+    wait_until(lambda: playground.evaluate(from_end) < 5)
     playground.evaluate("document.getElementById('scroll').scrollTop = 300")
     expect(playground.page.locator("#latest")).to_be_visible()
     events[0].set()
     expect(playground.content.locator("p")).to_have_count(120)
     assert playground.evaluate("document.getElementById('scroll').scrollTop") == 300
     playground.page.click("#latest")
-    playground.page.wait_for_function(f"{from_end} < 5")
+    wait_until(lambda: playground.evaluate(from_end) < 5)
     events[1].set()
     playground.ended()
-    playground.page.wait_for_function(f"{from_end} < 5")
+    wait_until(lambda: playground.evaluate(from_end) < 5)
 
 
 def test_it_works_where_nothing_can_be_stored(open_page: Open, stage: Stage) -> None:

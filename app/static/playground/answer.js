@@ -2,6 +2,8 @@
 
 import { complete } from "./api.js";
 
+const SHORTEST = 0.03; // seconds: of less, a network that hands over several tokens at once makes any speed
+
 /** What a turn has before anything was answered. */
 export function noAnswer(model = "") {
   return { content: "", reasoning: "", model, finish: "", failure: null, figures: null };
@@ -51,14 +53,14 @@ class Clock {
     return (this.last - this.start) / 1000;
   }
 
-  /** Tokens from the server, times from here; tokens a second count from the first token on. */
+  /** Tokens from the server, times from here. Tokens a second count from the first token on. */
   figures(usage) {
     if (!this.first) return null;
     const tokens = usage?.completion_tokens ?? 0;
     const span = (this.last - this.first) / 1000;
     return {
       first: (this.first - this.start) / 1000,
-      speed: tokens > 1 && span > 0 ? (tokens - 1) / span : 0,
+      speed: tokens > 1 && span > SHORTEST ? (tokens - 1) / span : 0,
       usage,
     };
   }
