@@ -1,9 +1,7 @@
 """A real browser on the playground."""
 
-import http.server
 import os
 import pathlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.browser import chromium
-from tests.browser.stage import Handler, Stage
+from tests.browser.stage import Stage, served
 from tests.conftest import Server
 
 expect.set_options(timeout=20_000)  # the machine may be busy
@@ -30,8 +28,8 @@ def browser() -> Iterator[Browser]:
     """A headless chromium; for this package only, since Playwright keeps an event loop in its thread."""
     found = chromium.find()
     with sync_playwright() as playwright:
-        # In a container there are no namespaces for chromium's own sandbox.
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        # Containers often have neither what chromium's own sandbox needs nor much shared memory.
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
         environment: dict[str, str | float | bool] = {**os.environ, **found.environment}
         started = playwright.chromium.launch(
             executable_path=found.path, args=flags, env=environment, timeout=60_000
@@ -43,27 +41,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def stage(server: Server) -> Iterator[Stage]:
     """A server that passes on to the real one, or plays a script."""
-    with _served(Stage(server.url)) as made:
+    with served(server.url) as made:
         yield made
-
-
-class _served:  # noqa: N801  # a context manager, used as a function
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        handler = type("StageHandler", (Handler,), {"stage": stage})
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
-        stage.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Stage:
-        self.thread.start()
-        return self.stage
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.thread.join(10)
-        self.http.server_close()
 
 
 @dataclass

@@ -5,14 +5,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import requests
-
-Play = Iterable[bytes | threading.Event]
-"""What to send, and what to wait for in between."""
 
 
 def chunk(reason: str | None = None, **delta: str) -> bytes:
@@ -55,6 +53,24 @@ class Stage:
         self.play, self.status, self.headers = blocks, status, headers or {}
 
 
+@contextmanager
+def served(behind: str) -> Iterator[Stage]:
+    """A stage in front of a server, on a free port."""
+    stage = Stage(behind)
+    handler = type("StageHandler", (Handler,), {"stage": stage})
+    http_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    http_server.daemon_threads = True
+    stage.url = f"http://127.0.0.1:{http_server.server_address[1]}"
+    thread = threading.Thread(target=http_server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield stage
+    finally:
+        http_server.shutdown()
+        thread.join(10)
+        http_server.server_close()
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers one request; `stage` is set by `serve`."""
 
@@ -69,6 +85,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             url = self.stage.behind + self.path
             answer = requests.post(url, body, headers=self._headers(), stream=True, timeout=60)
             self._pass_on(answer)
+            return
+        models = requests.get(self.stage.behind + "/v1/models", headers=self._headers(), timeout=20)
+        if not models.ok:  # the key is looked at, as for an answer that is none of a script
+            self._pass_on(models)
             return
         self.stage.asked.append(json.loads(body))
         self.send_response(self.stage.status)

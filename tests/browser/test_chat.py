@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Playground
-from tests.browser.stage import DONE, Stage, chunk, says, usage
+from tests.browser.stage import DONE, Stage, chunk, says, served, usage
 from tests.conftest import Server, running, wait_until
 
 Open = Callable[..., Playground]
@@ -247,22 +247,27 @@ def test_a_page_that_was_closed_in_an_answer_offers_to_ask_again(
 def test_a_key_is_asked_for_and_kept_for_the_tab_alone(
     open_page: Open, tmp_path_factory: pytest.TempPathFactory, flags: tuple[str, ...]
 ) -> None:
-    with running(tmp_path_factory.mktemp("keyed"), "--api-key", "sk-right-key", *flags) as server:
-        playground = open_page(server.url)
+    folder = tmp_path_factory.mktemp("keyed")
+    with running(folder, "--api-key", "sk-right-key", *flags) as server, served(server.url) as stage:
+        stage.plays(*says("You may."))
+        playground = open_page(stage.url)
         page = playground.page
         expect(page.locator("#key")).to_be_focused()
         expect(page.locator("#notice")).to_contain_text("key is missing")
         page.keyboard.type("sk-wrong-key")
         page.keyboard.press("Enter")
         expect(page.locator("#notice")).to_contain_text("key is wrong")
+        playground.ask("May I?")
+        expect(playground.last.locator(".failure")).to_contain_text("key is wrong")
         page.fill("#key", "sk-right-key")
         page.keyboard.press("Tab")
         expect(page.locator("#model")).to_have_value("demo")
         expect(page.locator("#notice")).to_be_empty()
-        expect(playground.ask("Who are you?")).to_contain_text("demo model")
+        playground.do("retry")
+        expect(playground.content).to_have_text("You may.")
         page.reload()
         expect(page.locator("#model")).to_have_value("demo")
         assert "sk-right-key" not in str(playground.evaluate("JSON.stringify(localStorage)"))
         other = page.context.new_page()  # another tab of the same browser
-        other.goto(server.url)
+        other.goto(stage.url)
         expect(other.locator("#notice")).to_contain_text("key is missing")
