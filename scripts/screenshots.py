@@ -42,11 +42,11 @@ def conversation(page: Page) -> None:
 
 
 def take(page: Page, name: str) -> None:
-    """Write a picture of the page, in few colours: it is an image of a page."""
+    """Write a picture of the page."""
     page.mouse.move(600, 4)
     page.wait_for_timeout(400)
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(192, dither=Image.Dither.NONE).save(DOCS / name, optimize=True)
+    image.save(DOCS / name, optimize=True)
     print(f"{name}: {(DOCS / name).stat().st_size / 1000:.0f} kB")
 
 
