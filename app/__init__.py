@@ -1,28 +1,29 @@
-"""vlserve: an OpenAI-compatible server for vision-language and text models."""
+"""vlserve: an OpenAI-compatible server for vision-language and text models.
+
+Imports are in the functions, so that the clients (`python -m app chat`, `bench`) start without the server.
+"""
 
 import atexit
 import functools
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Flask
-
-from app import telemetry
-from app.engine import catalog, loader, machine
-from app.engine.registry import ModelRegistry
-from app.errors import ApiError
-from app.metrics import Metrics
-from app.routes import docs, health, hooks, keys, legacy, models, openai, playground, scrape
-from app.services.admission import Admission
-from app.services.completion import Completions
-from app.services.conversations import Conversations
-from app.services.monitoring import Monitor
-from app.services.turn import Turns
 from app.settings import Settings, SettingsError
 
+if TYPE_CHECKING:
+    from flask import Flask
 
-def check(settings: Settings) -> catalog.Catalog:
+    from app.engine.catalog import Catalog
+    from app.engine.registry import ModelRegistry
+
+
+def check(settings: Settings) -> "Catalog":
     """The catalogue, if all that the settings name is there; raises SettingsError, before anything starts."""
+    from app.engine import catalog, machine
+    from app.routes import keys
+    from app.services.conversations import Conversations
+
     keys.read(settings)
     if settings.device == "cpu" and settings.kv_cache_gb * 1e9 > machine.total_memory():
         there = machine.total_memory() / 1e9
@@ -31,27 +32,26 @@ def check(settings: Settings) -> catalog.Catalog:
     return catalog.read(Path(settings.catalog), settings.model)
 
 
-def create_app(settings: Settings) -> Flask:
+def create_app(settings: Settings) -> "Flask":
     """The WSGI application: registry, services and blueprints wired together, here and nowhere else.
 
     Raises SettingsError for a catalogue, a default model, a file of keys or a database that cannot be.
     """
+    from flask import Flask
+
+    from app import telemetry
+    from app.metrics import Metrics
+    from app.routes import docs, health, hooks, legacy, models, openai, playground, scrape
+    from app.services.admission import Admission
+    from app.services.completion import Completions
+    from app.services.conversations import Conversations
+    from app.services.monitoring import Monitor
+    from app.services.turn import Turns
+
     telemetry.configure(settings.log_level, settings.log_format)
     app = Flask("vlserve", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    registry = ModelRegistry(
-        catalog.read(
-            Path(settings.catalog),
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-        ),
-        functools.partial(
-            loader.load, max_concurrent=settings.max_concurrent, kv_bytes=int(settings.kv_cache_gb * 1e9)
-        ),
-        settings.idle_unload,
-    )
+    registry = _registry(settings)
     admission = Admission(settings.max_concurrent + settings.max_queue)
     metrics = Metrics()
     metrics.registry.register(Monitor(registry, admission))
@@ -73,7 +73,28 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def _preload(registry: ModelRegistry) -> None:
+def _registry(settings: Settings) -> "ModelRegistry":
+    from app.engine import catalog, loader
+    from app.engine.registry import ModelRegistry
+
+    return ModelRegistry(
+        catalog.read(
+            Path(settings.catalog),
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+        ),
+        functools.partial(
+            loader.load, max_concurrent=settings.max_concurrent, kv_bytes=int(settings.kv_cache_gb * 1e9)
+        ),
+        settings.idle_unload,
+    )
+
+
+def _preload(registry: "ModelRegistry") -> None:
+    from app.errors import ApiError
+
     try:
         registry.get(None).release()
     except ApiError:

@@ -1,19 +1,23 @@
-"""python -m app serve | models: the command line."""
+"""python -m app serve | chat | bench | models: the command line."""
 
+import difflib
 import os
 import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from app import check
 from app.settings import PROJECT, Settings, SettingsError
 
 USAGE = """usage: python -m app COMMAND [flags]
 
 commands:
-  serve    serve models over HTTP (python -m app serve --help lists the flags)
+  serve    serve models over HTTP
+  chat     talk to a running server in the terminal
+  bench    load a running server and measure it
   models   list the models of the catalogue
+
+python -m app COMMAND --help lists the flags of a command.
 """
 
 
@@ -23,9 +27,14 @@ def main(arguments: list[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    commands = {"serve": serve, "models": models}
+    commands = {"serve": serve, "chat": chat, "bench": bench, "models": models}
     if command not in commands:
-        print(f"vlserve: there is no command {command}; there are {', '.join(commands)}", file=sys.stderr)
+        near = (
+            ["serve"] if command.startswith("-") else difflib.get_close_matches(command.lower(), commands, 1)
+        )
+        hint = f"; did you mean {' '.join((*near, command) if command[:1] == '-' else near)}?" if near else ""
+        there = ", ".join(commands)
+        print(f"vlserve: there is no command {command}; there are {there}{hint}", file=sys.stderr)
         return 2
     try:
         return commands[command](rest)
@@ -36,6 +45,8 @@ def main(arguments: list[str]) -> int:
 
 def serve(arguments: list[str]) -> int:
     """Check the settings and the port, then become gunicorn."""
+    from app import check
+
     settings = Settings.from_args(arguments)
     models = check(settings)
     folder = str(Path(settings.model).expanduser().resolve())
@@ -60,6 +71,20 @@ def serve(arguments: list[str]) -> int:
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
     run()
     return 0
+
+
+def chat(arguments: list[str]) -> int:
+    """Talk to a running server."""
+    from app import terminal
+
+    return terminal.main(arguments)
+
+
+def bench(arguments: list[str]) -> int:
+    """Measure a running server."""
+    from app.bench import command
+
+    return command.main(arguments)
 
 
 def models(arguments: list[str]) -> int:

@@ -183,7 +183,7 @@ def parser(command: str = "serve") -> argparse.ArgumentParser:
         "serve": "Serve vision-language and text models with an OpenAI-compatible API.",
         "models": "List the models of the catalogue; of serve's flags, --model and --catalog matter.",
     }
-    result = _Parser(
+    result = Parser(
         prog=f"python -m app {command}",
         description=what[command],
         epilog="Each flag has an environment variable: --max-queue is VLSERVE_MAX_QUEUE. Flags win.",
@@ -210,7 +210,7 @@ def parser(command: str = "serve") -> argparse.ArgumentParser:
     return result
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that takes --max_queue for --max-queue and names the nearest flag to a wrong one."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
