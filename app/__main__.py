@@ -82,9 +82,9 @@ def chat(arguments: list[str]) -> int:
 
 def bench(arguments: list[str]) -> int:
     """Measure a running server."""
-    from app.bench import command
+    from app.bench.command import main as run
 
-    return command.main(arguments)
+    return run(arguments)
 
 
 def models(arguments: list[str]) -> int:

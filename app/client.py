@@ -79,9 +79,11 @@ class Remote:
                     # A server that refuses a body may answer before it has read all of it.
                     connection.request(method, parts.path.rstrip("/") + path, data, headers)
                 response = connection.getresponse()
+            with response:
                 if response.status >= 400:
-                    raise _refusal(response.status, _json(response.read(1 << 20)))
-            with contextlib.closing(response):
+                    with _failures():
+                        said = response.read(1 << 20)
+                    raise _refusal(response.status, _json(said))
                 yield response
         finally:
             connection.close()

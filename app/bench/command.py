@@ -5,7 +5,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,18 @@ def main(arguments: Sequence[str]) -> int:
         if file and file != "-" and not Path(file).expanduser().resolve().parent.is_dir():
             raise SettingsError(f"{file}: there is no such folder")
     try:
-        case = Case(**asdict(case) | {"model": given.model or default_model(server)})
+        case = replace(case, model=given.model or default_model(server))
+        answers = _measure(server, case, given)
     except CallError as failure:
         hint = "" if failure.connected else "; start one with ./start_api.sh, or say where it is with --url"
         sys.stderr.write(f"vlserve: {failure}{hint}\n")
         return 1
-    answers = _measure(server, case, given)
+    except KeyboardInterrupt:
+        return 130
+    if len(answers) < _count(given):
+        sys.stderr.write(f"vlserve: interrupted after {len(answers)} of {_count(given)} requests\n")
     found = figures(answers)
-    title = _title(server, case, given)
-    _write(given, title, case, answers, found)
+    _write(given, server, case, answers, found)
     limits = [
         Limit(flag, value, LIMITS[flag]) for flag in LIMITS if (value := _limit(given, flag)) is not None
     ]
@@ -60,14 +63,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(server: Remote, case: Case, given: argparse.Namespace) -> list[Answer]:
-    """The warm-up, whose answers are left out, and the load."""
-    streams = given.concurrency or (MOST_AT_ONCE if given.rate else 8)
-    count = given.requests or (64 if given.rate else 8 * streams)
+    """The warm-up, whose answers are left out, and the load; raises CallError if the warm-up fails."""
+    streams, count = _streams(given), _count(given)
     show, close = _progress(given.warmup, "warming up")
     warm = send(server, case, [0.0] * given.warmup, min(streams, given.warmup), show, count)
     close()
-    if warm and all(answer.error for answer in warm):
-        return warm  # nothing will go better for being sent more often
+    if len(warm) < given.warmup:
+        raise KeyboardInterrupt
+    if warm and all(answer.error for answer in warm):  # nothing will go better for being sent more often
+        raise CallError(warm[0].error, f"the warm-up failed: {warm[0].message}")
     show, close = _progress(count, "requests")
     answers = send(server, case, [*arrivals(count, given.rate, case.seed)], streams, show)
     close()
@@ -91,16 +95,17 @@ def _progress(total: int, what: str) -> tuple[Callable[[Answer], None], Callable
 
 
 def _write(
-    given: argparse.Namespace, title: str, case: Case, answers: Sequence[Answer], found: dict[str, Any]
+    given: argparse.Namespace, server: Remote, case: Case, answers: Sequence[Answer], found: dict[str, Any]
 ) -> None:
     """The table, an example of each kind of error, and the files that were asked for."""
+    title = _title(server, case, given)
     report = sys.stderr if given.json == "-" else sys.stdout
     report.write(f"{title}\n\n{table(found)}\n")
     examples = {answer.error: answer.message for answer in answers if answer.error}
     for kind, message in examples.items():
         report.write(f"{kind}: {message}\n")
     whole = {
-        "server": given.url or "",
+        "server": server.url,
         "case": asdict(case),
         "concurrency": given.concurrency,
         "rate": given.rate,
@@ -119,8 +124,16 @@ def _write(
         raise SettingsError(f"{error.filename}: {error.strerror}") from None
 
 
+def _streams(given: argparse.Namespace) -> int:
+    return int(given.concurrency or (MOST_AT_ONCE if given.rate else 8))
+
+
+def _count(given: argparse.Namespace) -> int:
+    return int(given.requests or (64 if given.rate else 8 * _streams(given)))
+
+
 def _title(server: Remote, case: Case, given: argparse.Namespace) -> str:
-    streams = given.concurrency or (MOST_AT_ONCE if given.rate else 8)
+    streams = _streams(given)
     how = f"{given.rate:g} a second, at most {streams} at once" if given.rate else f"{streams} at once"
     whole = "" if case.stream else ", not streamed"
     return (

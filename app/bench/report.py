@@ -87,9 +87,8 @@ def table(found: dict[str, Any]) -> str:
     columns = ("mean", *SHARES, "max")
     lines = [" " * 28 + "".join(f"{name:>10}" for name in columns)]
     for name, title in TIMES.items():
-        row = found.get(f"{name}_ms")
-        cells = [f"{row[column]:10.1f}" if row else f"{'–':>10}" for column in columns]
-        lines.append(f"{title:28}{''.join(cells)}")
+        if row := found.get(f"{name}_ms"):
+            lines.append(f"{title:28}" + "".join(f"{row[column]:10.1f}" for column in columns))
     lines += [
         "",
         f"tokens per second           {found['tokens_per_s']:10.1f}   "

@@ -21,6 +21,10 @@ MAY_IMPORT = {
     "services": {"services", "engine", "media"},
     "media": {"media"},
     "engine": {"engine"},
+    "client": set[str](),
+    "talk": {"client"},
+    "terminal": {"client", "talk"},
+    "bench": {"bench", "client", "talk"},
     "errors": set[str](),
     "settings": set[str](),
     "telemetry": set[str](),
@@ -36,7 +40,9 @@ ONLY_IN: dict[str, set[str]] = {
     "apispec": {"schemas"},
     "prometheus_client": {"metrics", "services"},
     "requests": {"media"},
-    "PIL": {"media"},
+    "PIL": {"media", "bench"},
+    "tqdm": {"bench"},
+    "matplotlib": {"bench"},
     "av": {"media"},
     "torch": {"engine"},
     "transformers": {"engine"},
@@ -158,6 +164,25 @@ def test_starting_the_process_imports_neither_torch_nor_transformers() -> None:
         "app.engine.sampling",
     }
     assert not modules & lazy
+
+
+def test_the_clients_start_without_the_servers_libraries() -> None:
+    clients = "app.__main__, app.terminal, app.bench.command"
+    code = f"import json, sys, {clients}; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    modules = set(json.loads(result.stdout))
+    assert not modules & {
+        *TENSOR_MODULES,
+        "flask",
+        "marshmallow",
+        "yaml",
+        "numpy",
+        "PIL",
+        "matplotlib",
+        "tqdm",
+    }
 
 
 def test_there_are_no_cycles() -> None:

@@ -1,0 +1,105 @@
+"""python -m app chat with a real server, from a pipe and in a terminal."""
+
+import contextlib
+import os
+import pathlib
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import ROOT, Server, running, wait_until
+
+CHAT = (sys.executable, "-m", "app", "chat", "--url")
+
+
+def test_a_picture_is_described_from_a_pipe(server: Server) -> None:
+    lines = "/image docs/scene.png\nWhat is in this picture?\n/think on\nWho are you?\nstatus\nquit\n"
+    done = subprocess.run(
+        [*CHAT, server.url], input=lines, cwd=ROOT, capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "red circle" in done.stdout
+    assert re.search(r"\[thinking\]\n.+\n\[answer\]\n.*demo model", done.stdout)
+    assert "messages   4" in done.stdout
+
+
+class Terminal:
+    """A chat in a pseudo-terminal; reads all that it shows."""
+
+    def __init__(self, url: str, home: pathlib.Path, *flags: str) -> None:
+        self.shown = ""
+        ours, theirs = pty.openpty()
+        self.fd = ours
+        self.process = subprocess.Popen(
+            [*CHAT, url, *flags],
+            cwd=ROOT,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"XDG_STATE_HOME": str(home), "TERM": "xterm"},
+            preexec_fn=lambda: os.login_tty(0),  # so that Ctrl-C is a signal
+        )
+        os.close(theirs)
+        os.set_blocking(ours, False)
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def sees(self, text: str, seconds: float = 30.0) -> None:
+        """Wait until the text is shown; what was shown before it is passed over."""
+        wait_until(lambda: self._look() and text in self.shown, seconds)
+        self.shown = self.shown.partition(text)[2]
+
+    def _look(self) -> bool:
+        with contextlib.suppress(OSError):  # nothing new, or the end
+            self.shown += os.read(self.fd, 65536).decode("utf-8", "replace")
+        return True
+
+
+@pytest.fixture
+def terminal(tmp_path: pathlib.Path) -> Iterator[Callable[..., Terminal]]:
+    made: list[Terminal] = []
+
+    def start(url: str, *flags: str) -> Terminal:
+        made.append(Terminal(url, tmp_path, *flags))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.process.kill()
+        one.process.wait(10)
+        os.close(one.fd)
+
+
+def test_ctrl_c_stops_the_answer_at_the_server_and_not_the_program(
+    tmp_path: pathlib.Path, tiny: Callable[[str], pathlib.Path], terminal: Callable[..., Terminal]
+) -> None:
+    with running(tmp_path, "--model", str(tiny("qwen2"))) as server:
+        chat = terminal(server.url, "-t", "400", "--temperature", "1.5")
+        chat.sees("> ")
+        chat.type("hello\r")
+        wait_until(lambda: server.get("/status").json()["running"] == 1, 60)
+        chat.type("\x03")
+        chat.sees("(stopped)")
+        wait_until(lambda: server.get("/status").json()["running"] == 0)
+        chat.sees("> ")
+        chat.type("\x03")
+        chat.sees("> ")
+        chat.type("status\r")
+        chat.sees("0 running")
+        chat.type("/im\t")
+        chat.sees("/image ")
+        chat.type("docs/sc\t")
+        chat.sees("scene.png")
+        chat.type("\r")
+        chat.sees("goes with the next message")
+        chat.type("quit\r")
+        assert chat.process.wait(20) == 0
+        assert "client disconnected" in server.log
+    history = tmp_path / "vlserve" / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "/image docs/scene.png" in history.read_text()
