@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def check(settings: Settings) -> "Catalog":
     """The catalogue, if all that the settings name is there; raises SettingsError, before anything starts."""
-    from app.engine import catalog, machine
+    from app.engine import machine
     from app.routes import keys
     from app.services.conversations import Conversations
 
@@ -29,7 +29,7 @@ def check(settings: Settings) -> "Catalog":
         there = machine.total_memory() / 1e9
         raise SettingsError(f"--kv-cache-gb {settings.kv_cache_gb:g}: there are {there:.1f} GB of memory")
     Conversations(Path(settings.database))
-    return catalog.read(Path(settings.catalog), settings.model)
+    return _catalog(settings)
 
 
 def create_app(settings: Settings) -> "Flask":
@@ -73,18 +73,24 @@ def create_app(settings: Settings) -> "Flask":
     return app
 
 
+def _catalog(settings: Settings) -> "Catalog":
+    from app.engine import catalog
+
+    return catalog.read(
+        Path(settings.catalog),
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+    )
+
+
 def _registry(settings: Settings) -> "ModelRegistry":
-    from app.engine import catalog, loader
+    from app.engine import loader
     from app.engine.registry import ModelRegistry
 
     return ModelRegistry(
-        catalog.read(
-            Path(settings.catalog),
-            settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            quantization=settings.quantization,
-        ),
+        _catalog(settings),
         functools.partial(
             loader.load, max_concurrent=settings.max_concurrent, kv_bytes=int(settings.kv_cache_gb * 1e9)
         ),

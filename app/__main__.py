@@ -4,10 +4,15 @@ import difflib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.settings import PROJECT, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from app.engine.types import ModelSpec
 
 USAGE = """usage: python -m app COMMAND [flags]
 
@@ -61,7 +66,10 @@ def serve(arguments: list[str]) -> int:
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
-    print(f"vlserve: {models.default} on {url}   (OpenAI base_url {url}/v1, health {url}/health)", flush=True)
+    print(f"vlserve: {models.default} on {url}   (OpenAI base_url {url}/v1, health {url}/health)")
+    for title, text in _summary(settings, models.resolve(None)):
+        print(f"vlserve:   {title:7} {text}")
+    sys.stdout.flush()
     os.chdir(PROJECT)  # gunicorn imports from the folder in which it is imported itself
     # Before the environment changes: it makes room for the title that replaces our flags.
     from gunicorn.app.wsgiapp import run
@@ -71,6 +79,25 @@ def serve(arguments: list[str]) -> int:
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
     run()
     return 0
+
+
+def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]:
+    """What a server is about to do, known without torch, which only a load imports."""
+    from app.engine import machine
+    from app.routes import keys
+
+    weights = sum(file.stat().st_size for file in Path(spec.source).glob("*.safetensors"))
+    where = _in_project(spec.source) if Path(spec.source).is_dir() else f"{spec.source} (hub or its cache)"
+    size = f", {weights / 1e6:.0f} MB" if weights else ""
+    when = "is loaded now" if settings.preload else "is loaded by the first request"
+    yield "model", f"{spec.id} from {where}{size}; {when}"
+    device = "the best there is" if spec.device == "auto" else spec.device
+    form = "the form that is fastest there" if spec.dtype == "auto" else spec.dtype
+    yield "device", f"{device}, in {form if spec.quantization == 'none' else spec.quantization}"
+    free, total = machine.free_memory() / 1e9, machine.total_memory() / 1e9
+    yield "memory", f"{free:.1f} of {total:.1f} GB are free, {machine.usable_cores()} cores"
+    yield "load", f"{settings.max_concurrent} streams at once, {settings.max_queue} more may wait"
+    yield "keys", keys.told(settings)
 
 
 def chat(arguments: list[str]) -> int:
@@ -95,10 +122,13 @@ def models(arguments: list[str]) -> int:
     found = catalog.read(Path(settings.catalog), settings.model)
     for spec in found:
         mark = "*" if spec.id == found.default else " "
-        shown = spec.source.removeprefix(str(PROJECT) + os.sep)
-        print(f"{mark} {spec.id:28} {'+'.join(spec.modalities):11} {shown}")
+        print(f"{mark} {spec.id:28} {'+'.join(spec.modalities):11} {_in_project(spec.source)}")
     print("* is the default; --model takes any of these, a hub id (owner/name) or a folder")
     return 0
+
+
+def _in_project(path: str) -> str:
+    return path.removeprefix(str(PROJECT) + os.sep)
 
 
 def _free_port(settings: Settings) -> int:

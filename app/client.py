@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.settings import KEY, SettingsError
+from app.flags import SettingsError
+from app.settings import KEY
 
 CLEARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters but tabs and line ends: what a server says must not steer a terminal."""

@@ -12,7 +12,10 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from app.flags import FlagHelp, Parser
+from app.flags import SettingsError as SettingsError
 
 VERSION = "0.1.0"
 DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
@@ -22,10 +25,6 @@ ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-class SettingsError(ValueError):
-    """A setting from a flag or the environment that cannot be; its text is one line for a person."""
 
 
 def setting(
@@ -39,9 +38,11 @@ def setting(
     metavar: str = "",
     env: str = "",
     secret: bool = False,
+    group: str = "",
 ) -> Any:
     """One row of the table; its range, choices or pattern are checked when the settings are made. A tuple is
-    of texts: its flag may be repeated. The value of a secret is in no repr and no error.
+    of texts: its flag may be repeated. The value of a secret is in no repr and no error. A group is a heading
+    of --help, for this row and for those below it that name none.
     """
     row = {
         "help": help_text,
@@ -53,6 +54,7 @@ def setting(
         "metavar": metavar,
         "env": env,
         "secret": secret,
+        "group": group,
     }
     return field(default=default, metadata=row, repr=not secret)
 
@@ -69,8 +71,9 @@ class Settings:
         "--model_dir",
         metavar="MODEL",
         env="NANOVLLM_MODEL_PATH",
+        group="models",
     )
-    host: str = setting("127.0.0.1", "address to listen on", metavar="ADDRESS")
+    host: str = setting("127.0.0.1", "address to listen on", metavar="ADDRESS", group="the address")
     port: int = setting(8000, "port to listen on; 0 takes a free one", "-p", low=0, high=65535)
     device: str = setting(
         "auto",
@@ -79,26 +82,35 @@ class Settings:
         "--devid",
         pattern=DEVICE,
         metavar="DEVICE",
+        group="computing",
     )
     dtype: str = setting("auto", "number format of the weights", choices=DTYPES)
     quantization: str = setting("none", "int8: the language model in 8 bits, on a CPU", choices=QUANTIZATIONS)
     kv_cache_gb: float = setting(
         0.0, "memory of the KV cache in GB; 0: 40 % of what is free when the model has loaded", low=0
     )
-    max_concurrent: int = setting(32, "streams that generate at once", "-c", low=1, high=1024)
+    max_concurrent: int = setting(
+        32, "streams that generate at once", "-c", low=1, high=1024, group="load and time"
+    )
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
     drain_timeout: float = setting(
         30.0, "seconds that running requests get at a stop before they are cut", low=0, high=3600
     )
     idle_unload: float = setting(
-        0.0, "unload a model that was idle for so many seconds; 0: never", low=0, metavar="SECONDS"
+        0.0,
+        "unload a model that was idle for so many seconds; 0: never",
+        low=0,
+        metavar="SECONDS",
+        group="models",
     )
     preload: bool = setting(False, "load the default model at start, not at the first request")
     catalog: str = setting(
         str(PROJECT / "models" / "catalog.yaml"), "the file that names the models", metavar="FILE"
     )
-    max_body_mb: float = setting(16.0, "largest request body in MiB", low=0.1, high=4096)
+    max_body_mb: float = setting(
+        16.0, "largest request body in MiB", low=0.1, high=4096, group="limits of one request"
+    )
     max_image_mp: float = setting(70.0, "largest picture in megapixels", low=0.01, high=1000)
     max_total_mp: float = setting(
         200.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
@@ -110,6 +122,7 @@ class Settings:
         pattern=KEY,
         metavar="KEY",
         secret=True,
+        group="keys, and pages of other sites",
     )
     api_keys_file: str = setting("", "a file with more keys, one a line; # begins a comment", metavar="FILE")
     api_header: str = setting(
@@ -132,7 +145,10 @@ class Settings:
         metavar="ORIGIN",
     )
     database: str = setting(
-        str(PROJECT / "vlserve.db"), "the file of the conversations of /chat", metavar="FILE"
+        str(PROJECT / "vlserve.db"),
+        "the file of the conversations of /chat",
+        metavar="FILE",
+        group="conversations and logs",
     )
     log_level: str = setting(
         "INFO", "how much is logged", "-l", choices=("DEBUG", "INFO", "WARNING", "ERROR")
@@ -181,17 +197,27 @@ def parser(command: str = "serve") -> argparse.ArgumentParser:
     """The command line of `serve`, made from the table; absent flags leave no attribute."""
     what = {
         "serve": "Serve vision-language and text models with an OpenAI-compatible API.",
-        "models": "List the models of the catalogue; of serve's flags, --model and --catalog matter.",
+        "models": "List the models of the catalogue.",
     }
     result = Parser(
         prog=f"python -m app {command}",
         description=what[command],
-        epilog="Each flag has an environment variable: --max-queue is VLSERVE_MAX_QUEUE. Flags win.",
+        epilog="Each flag has an environment variable: --max-queue is VLSERVE_MAX_QUEUE. Flags win. "
+        "Dashes and underscores in them are the same.",
+        usage="%(prog)s [flags]",
+        formatter_class=FlagHelp,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    groups: dict[str, Any] = {}
+    title = ""
     for row in fields(Settings):
-        options: dict[str, Any] = {"dest": row.name, "help": _help(row)}
+        title = row.metadata["group"] or title
+        if title not in groups:
+            groups[title] = result.add_argument_group(title)
+        # Of serve's flags all are taken by `models`, which two of them mean something to.
+        hidden = command == "models" and row.name not in ("model", "catalog")
+        options: dict[str, Any] = {"dest": row.name, "help": argparse.SUPPRESS if hidden else _help(row)}
         if isinstance(row.default, bool):
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -203,34 +229,11 @@ def parser(command: str = "serve") -> argparse.ArgumentParser:
                 options["action"] = "extend"
             if row.metadata["choices"]:
                 options["metavar"] = "|".join(row.metadata["choices"])
-        result.add_argument(*flags(row), **options)
-    short = result.add_argument_group("short for")
+        groups[title].add_argument(*flags(row), **options)
     for name, source in (("--qwen", "qwen2.5-7b-instruct"), ("--llama", "llama-3.1-8b-instruct")):
-        short.add_argument(name, dest="model", action="store_const", const=source, help=f"--model {source}")
+        about = f"short for --model {source}"
+        groups["models"].add_argument(name, dest="model", action="store_const", const=source, help=about)
     return result
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that takes --max_queue for --max-queue and names the nearest flag to a wrong one."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known = self._option_string_actions
-        by_dashes = {name.replace("_", "-"): name for name in known}
-        dashed = []
-        for argument in args or []:
-            name, equals, value = argument.partition("=")
-            if name.startswith("--"):
-                name = by_dashes.get(name.replace("_", "-"), name)
-            dashed.append(name + equals + value)
-        found, rest = super().parse_known_args(dashed, namespace)
-        for argument in rest:
-            name = argument.partition("=")[0]  # without the value, which may be a secret
-            near = difflib.get_close_matches(name, known, 1)
-            self.error(f"there is no flag {name}" + (f"; did you mean {near[0]}?" if near else ""))
-        return found, rest
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(message)
 
 
 def shown_default(row: Field[Any]) -> str:

@@ -3,10 +3,12 @@
 import json
 import logging
 import logging.config
+import os
+import shutil
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this thread works for."""
@@ -37,7 +39,7 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": formatter}},
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}
+            "stderr": {"class": "app.telemetry.BarHandler", "formatter": "line", "stream": "ext://sys.stderr"}
         },
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
@@ -49,6 +51,46 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
             **{name: {"level": "WARNING"} for name in quiet},
         },
     }
+
+
+def show_bar(text: str) -> bool:
+    """Show a line that is replaced by the next one, below a log on a terminal; "" takes it away. False where
+    the log is no terminal, or is for machines: nothing is shown there.
+    """
+    shown = [one.show(text) for one in logging.getLogger().handlers if isinstance(one, BarHandler)]
+    return any(shown)
+
+
+class BarHandler(logging.StreamHandler[TextIO]):
+    """Lines of a log, with a bar that stays below them on a terminal."""
+
+    bar = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bar = self.bar
+        if bar:
+            self._draw("")
+        super().emit(record)
+        if bar:
+            self._draw(bar)
+
+    def show(self, text: str) -> bool:
+        """Put another bar there; whether this is a place for bars."""
+        for_people = isinstance(self.formatter, TextFormatter) and os.environ.get("TERM") != "dumb"
+        if not (for_people and self.stream.isatty()):
+            return False
+        self.acquire()
+        try:
+            if text or self.bar:
+                self._draw(text)
+        finally:
+            self.release()
+        return True
+
+    def _draw(self, text: str) -> None:
+        self.bar = text
+        self.stream.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
+        self.stream.flush()
 
 
 class TextFormatter(logging.Formatter):

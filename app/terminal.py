@@ -17,7 +17,7 @@ from typing import Any
 
 from app import client
 from app.client import CallError
-from app.settings import Parser
+from app.flags import FlagHelp, Parser
 from app.talk import Screen, Talk, default_model
 
 readline: Any
@@ -175,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     result = Parser(
         prog="python -m app chat",
         description="Talk to a running server: send MESSAGE and print the answer, or without one read lines.",
+        usage="%(prog)s [flags] [MESSAGE]",
+        formatter_class=FlagHelp,
         allow_abbrev=False,
     )
     result.add_argument("message", nargs="*", metavar="MESSAGE", help="what to ask, once")

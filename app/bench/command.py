@@ -15,7 +15,7 @@ from app.bench.cases import KINDS, Case
 from app.bench.load import MOST_AT_ONCE, Answer, arrivals, send
 from app.bench.report import Limit, figures, table
 from app.client import CallError, Remote
-from app.settings import Parser, SettingsError
+from app.flags import FlagHelp, Parser, SettingsError
 from app.talk import default_model
 
 LIMITS = {
@@ -178,6 +178,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m app bench",
         description="Load a running server and measure it: time to the first token, time per output token, "
         "end to end, tokens per second, errors by kind.",
+        usage="%(prog)s [flags]",
+        formatter_class=FlagHelp,
         allow_abbrev=False,
     )
     _load_flags(result)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.bench.load import Answer
-from app.settings import SettingsError
+from app.flags import SettingsError
 
 
 def check(path: str) -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 from app.engine.catalog import Catalog
 from app.engine.types import Engine, ModelSpec, Progress
 from app.errors import ApiError, ModelLoadFailed, OutOfMemory, RequestTimeout
-from app.telemetry import request_id
+from app.telemetry import request_id, show_bar
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +160,7 @@ class ModelRegistry:
             engine = self._load_making_room(spec, _reporter(spec, entry))
             size = engine.memory_bytes() / 1e6
         except BaseException as error:
+            show_bar("")
             known = isinstance(error, ApiError)
             log.error("loading %s failed: %s", spec.id, error, exc_info=None if known else error)
             told = (
@@ -170,6 +171,7 @@ class ModelRegistry:
                 self._failures[spec.id] = str(told)
             entry.future.set_exception(told)
             return
+        show_bar("")
         seconds = time.monotonic() - start
         with self._lock:
             self._load_seconds[spec.id] = seconds
@@ -226,15 +228,21 @@ def _still_loading(spec: ModelSpec, entry: _Entry, timeout: RequestTimeout) -> R
 
 
 def _reporter(spec: ModelSpec, entry: _Entry) -> Progress:
+    """Keeps how far a load is, and shows it: as a bar on a terminal, else as lines, not too often."""
     last = time.monotonic()
 
     def report(phase: str, share: float) -> None:
         nonlocal last
         changed = phase != entry.phase
         entry.phase, entry.share = phase, share
-        if changed or time.monotonic() - last > 5.0:
+        since = time.monotonic() - last
+        if not changed and since < 0.1:
+            return
+        text = f"loading {spec.id}: [{'#' * round(20 * share):20}] {100 * share:3.0f} % {phase}"
+        if show_bar(text):
             last = time.monotonic()
-            bar = "#" * round(20 * share)
-            log.info("loading %s: [%-20s] %3.0f %% %s", spec.id, bar, 100 * share, phase)
+        elif changed or since > 5.0:
+            last = time.monotonic()
+            log.info("%s", text)
 
     return report

@@ -100,6 +100,18 @@ def secure(settings: Settings, addresses: Sequence[Any]) -> str:
     )
 
 
+def told(settings: Settings) -> str:
+    """Who may call, in a few words without a key; raises SettingsError as `read` does."""
+    if settings.disable_api_auth:
+        return "none asked for (--disable-api-auth)"
+    if count := len(read(settings)):
+        word = "" if settings.api_prefix.lower() == "none" else f"{settings.api_prefix} "
+        return f"{count} known, sent as {settings.api_header}: {word}KEY"
+    if _is_local((settings.host, settings.port)):
+        return "none asked for: only this machine can call"
+    return "none set: one is made, and printed below"
+
+
 def _check() -> None:
     keys: Keys = current_app.extensions["keys"]
     value = request.headers.get(keys.header)

@@ -1,6 +1,7 @@
 """The command line: python -m app."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_an_unknown_command_is_named(capsys: Captured, command: str) -> None:
     assert main([command]) == 2
     error = capsys.readouterr().err
     assert f"there is no command {command}" in error
-    assert "serve, models" in error
+    assert "serve, chat, bench, models" in error
 
 
 def test_the_flags_of_serve_are_listed() -> None:
@@ -133,8 +134,7 @@ def test_serve_starts_gunicorn_with_the_settings_in_the_environment(
     assert (settings.max_queue, settings.model) == (7, "qwen3-4b")
     assert settings.port > 0
     out = capsys.readouterr().out
-    assert f"qwen3-4b on http://127.0.0.1:{settings.port} " in out
-    assert out.count("\n") == 1
+    assert f"vlserve: qwen3-4b on http://127.0.0.1:{settings.port} " in out
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,74 @@ def test_the_address_is_told(capsys: Captured, started: list[list[str]], host: s
     assert main(["serve", "--port", "0", "--host", host]) == 0
     assert url in capsys.readouterr().out
     assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [
+        (
+            [],
+            [
+                r"model   demo from models/demo/weights, \d\d MB; is loaded by the first request",
+                r"device  the best there is, in float32",
+                r"memory  [\d.]+ of [\d.]+ GB are free, \d+ cores",
+                r"load    32 streams at once, 128 more may wait",
+                r"keys    none asked for: only this machine can call",
+            ],
+        ),
+        (
+            ["-mqwen3-4b", "-dcpu", "--quantization=int8", "--preload", "-c2", "--api-key=sk-secret"],
+            [
+                r"model   qwen3-4b from Qwen/Qwen3-4B \(hub or its cache\); is loaded now",
+                r"device  cpu, in int8",
+                r"load    2 streams at once",
+                r"keys    1 known, sent as Authorization: Bearer KEY",
+            ],
+        ),
+        (["--host", "0.0.0.0"], [r"keys    none set: one is made, and printed below"]),
+        (["--host", "0.0.0.0", "--disable-api-auth"], [r"keys    none asked for \(--disable-api-auth\)"]),
+    ],
+)
+def test_a_start_tells_what_will_be_served_and_to_whom(
+    capsys: Captured, started: list[list[str]], flags: list[str], lines: list[str]
+) -> None:
+    assert main(["serve", "--port", "0", *flags]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in lines if not re.search(f"^vlserve:   {line}", out, re.MULTILINE)] == []
+    assert all(line.startswith("vlserve: ") for line in out.splitlines())
+    assert "sk-secret" not in out
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("caht", "did you mean chat?"),
+        ("Serv", "did you mean serve?"),
+        ("-p", "did you mean serve -p?"),
+    ],
+)
+def test_an_unknown_command_is_answered_with_the_nearest(capsys: Captured, command: str, hint: str) -> None:
+    assert main([command]) == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "chat", "bench", "models"])
+def test_every_command_has_a_help_in_groups(capsys: Captured, command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: python -m app {command} [flags]")
+    assert len(re.findall(r"^[a-z].*:$", out, re.MULTILINE)) >= 2
+    assert "VLSERVE_" in out
+
+
+def test_the_help_of_models_has_its_own_flags_only(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "--help"])
+    out = capsys.readouterr().out
+    assert "--catalog" in out
+    assert "--port" not in out
 
 
 def test_files_that_are_named_are_found_from_any_folder(

@@ -11,7 +11,7 @@ import pytest
 
 from app import client
 from app.client import CallError, Remote
-from app.settings import Parser, SettingsError
+from app.flags import Parser, SettingsError
 from tests.fake_server import CHAT, FakeServer, event, fake_server, says
 
 NAMES = ("URL", "API_KEY", "API_HEADER", "API_PREFIX", "HOST", "PORT")

@@ -1,11 +1,12 @@
 """Logs: one line each, with the id of the request, for people or for machines."""
 
 import contextvars
+import io
 import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -38,6 +39,59 @@ def test_outside_of_requests_there_is_a_dash() -> None:
     outside = contextvars.Context()
     assert "[-]: x" in outside.run(TextFormatter().format, record("x"))
     assert json.loads(outside.run(JsonFormatter().format, record("x")))["request_id"] == "-"
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def log_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[io.StringIO, logging.Formatter], logging.Logger]]:
+    """Sends the root logger to a stream, as configure() does."""
+    monkeypatch.setenv("TERM", "xterm")
+    root = logging.getLogger()
+    before = root.handlers[:]
+
+    def start(stream: io.StringIO, formatter: logging.Formatter) -> logging.Logger:
+        handler = telemetry.BarHandler(stream)
+        handler.setFormatter(formatter)
+        root.handlers[:] = [handler]
+        return root
+
+    yield start
+    root.handlers[:] = before
+
+
+LogTo = Callable[[io.StringIO, logging.Formatter], logging.Logger]
+
+
+def test_a_bar_stays_below_the_lines_of_a_terminal(log_to: LogTo) -> None:
+    stream = Tty()
+    log = log_to(stream, TextFormatter())
+    assert telemetry.show_bar("loading 10 %")
+    log.warning("a line")
+    assert telemetry.show_bar("")
+    log.warning("another")
+    shown = stream.getvalue()
+    assert re.fullmatch(
+        r"\r\x1b\[Kloading 10 %\r\x1b\[K.*: a line\n\r\x1b\[Kloading 10 %\r\x1b\[K.*: another\n", shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("stream", "formatter"),
+    [(io.StringIO(), TextFormatter()), (Tty(), JsonFormatter())],
+    ids=["file", "json"],
+)
+def test_no_bar_gets_into_a_file_or_between_json(
+    log_to: LogTo, stream: io.StringIO, formatter: logging.Formatter
+) -> None:
+    log_to(stream, formatter)
+    assert not telemetry.show_bar("loading 10 %")
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.usefixtures("in_request")

@@ -1,0 +1,45 @@
+"""argparse as all commands here use it: dashes or underscores, and one helpful line for a wrong flag."""
+
+import argparse
+import difflib
+from typing import Any, NoReturn
+
+
+class SettingsError(ValueError):
+    """A setting from a flag or the environment that cannot be; its text is one line for a person."""
+
+
+class FlagHelp(argparse.HelpFormatter):
+    """A flag's value is shown once, behind its last spelling."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that takes --max_queue for --max-queue and names the nearest flag to a wrong one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        by_dashes = {name.replace("_", "-"): name for name in known}
+        dashed = []
+        for argument in args or []:
+            name, equals, value = argument.partition("=")
+            if name.startswith("--"):
+                name = by_dashes.get(name.replace("_", "-"), name)
+            dashed.append(name + equals + value)
+        found, rest = super().parse_known_args(dashed, namespace)
+        for argument in rest:
+            name = argument.partition("=")[0]  # without the value, which may be a secret
+            near = difflib.get_close_matches(name, known, 1)
+            self.error(f"there is no flag {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
