@@ -1,0 +1,68 @@
+"""The files of examples/ run as they are, against a real server, with a key and without."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT, Server, running
+
+EXAMPLES = ROOT / "examples"
+TALK = "/image docs/scene.png\nWhat is in this picture?\n/think on\nWho are you?\nstatus\nreset\nquit\n"
+SAYS = {
+    "openai_client.py": r"red circle[^\n]*\n\(\d+ \+ \d+ tokens\)",
+    "requests_client.py": r"red circle[^\n]*\n[^\n]*(2|two|Two)",
+    "curl.sh": r'demo model[^\n]*\n(.*\n)+data: \[DONE\](.*\n)+.*"response": ?"[^"]*red circle',
+    "langchain_client.py": r"red circle[^\n]*\nThing\(colour='\w+', shape='\w+'\)",
+    "api_client_example.py": r"red circle(.*\n)+.*demo model(.*\n)+.*'model_name': 'demo'",
+}
+KEY = "sk-example-key"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for a key."""
+    with running(tmp_path_factory.mktemp("locked"), "--api-key", KEY) as started:
+        yield started
+
+
+def run(name: str, server: Server, key: str = "") -> subprocess.CompletedProcess[str]:
+    path = EXAMPLES / name
+    command = [str(path)] if path.suffix == ".sh" else [sys.executable, str(path)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")}
+    environ |= {"VLSERVE_URL": server.url} | ({"VLSERVE_API_KEY": key} if key else {})
+    return subprocess.run(
+        command, input=TALK, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100
+    )
+
+
+def test_every_example_is_listed_and_tried() -> None:
+    files = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")}
+    assert files == set(SAYS)
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert {name for name in files if f"examples/{name}" in text and f"[{name}]({name})" in text} == files
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_runs(server: Server, name: str) -> None:
+    done = run(name, server)
+    assert done.returncode == 0, done.stderr
+    assert re.search(SAYS[name], done.stdout), done.stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_sends_its_key(locked: Server, name: str) -> None:
+    assert locked.get("/v1/models").status_code == 401
+    done = run(name, locked, KEY)
+    assert done.returncode == 0, done.stderr
+    assert re.search(SAYS[name], done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_an_example_is_short(name: str) -> None:
+    assert len((pathlib.Path(EXAMPLES) / name).read_text(encoding="utf-8").splitlines()) <= 90
