@@ -118,7 +118,7 @@ class Talk:
         }
         return body | ({"model": self.model} if self.model else {}) | self.options
 
-    def attach(self, kind: str, paths: str) -> bool:
+    def attach(self, kind: str, paths: str, *, told: bool = True) -> bool:
         """Keep files, or addresses that the server fetches, for the next message; whether all were there."""
         for path in _paths(paths):
             try:
@@ -127,7 +127,8 @@ class Talk:
                 self.screen.line(f"{path}: {error.strerror or error}")
                 return False
             self.attached.append({"type": f"{kind}_url", f"{kind}_url": {"url": url}})
-            self.screen.line(f"{path} goes with the next message")
+            if told:
+                self.screen.line(f"{path} goes with the next message")
         return True
 
     def think(self, wish: str) -> None:

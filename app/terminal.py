@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         talk.model = talk.model or default_model(talk.server)
         if not all(
-            talk.attach(kind, shlex.quote(path))
+            talk.attach(kind, shlex.quote(path), told=not given.message)
             for kind in ("image", "video")
             for path in getattr(given, kind)
         ):

@@ -126,6 +126,7 @@ def test_there_are_short_forms_for_two_models(flag: str, model: str) -> None:
     [
         (["-p", "81"], "port", 81),
         (["-d", "mps"], "device", "mps"),
+        (["--devid", "cuda:0"], "device", "cuda:0"),
         (["-c", "4"], "max_concurrent", 4),
         (["-l", "debug"], "log_level", "DEBUG"),
         (["--dtype", "Float16"], "dtype", "float16"),

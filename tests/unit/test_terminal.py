@@ -216,7 +216,7 @@ def test_one_message_may_be_a_flag(
     assert body["messages"][0]["content"][-1] == {"type": "text", "text": "What is it?"}
     asked = {name: body[name] for name in ("model", "max_tokens", "temperature", "enable_thinking")}
     assert asked == {"model": "other", "max_tokens": 9, "temperature": 0.0, "enable_thinking": False}
-    assert capsys.readouterr().out.endswith("Hello.\n")
+    assert capsys.readouterr().out == "Hello.\n"
     fake.answers[CHAT] = (500, {"error": {"message": "oh"}})
     assert terminal.main(["--url", fake.url, "hi"]) == 1
     assert terminal.main(["--url", fake.url, "--image", "/no/such.png", "hi"]) == 1
