@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 def _measure(server: Remote, case: Case, given: argparse.Namespace) -> list[Answer]:
     """The warm-up, whose answers are left out, and the load; raises CallError if the warm-up fails."""
     streams, count = _streams(given), _count(given)
-    show, close = _progress(given.warmup, "warming up")
+    show, close = _progress(given.warmup, "warming up, which loads the model")
     warm = send(server, case, [0.0] * given.warmup, min(streams, given.warmup), show, count)
     close()
     if len(warm) < given.warmup:
