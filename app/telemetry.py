@@ -20,9 +20,9 @@ _secrets: tuple[str, ...] = ()
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Write [key] where one of these would stand in a log. Those under four characters would spoil it."""
+    """Write [key] where one of these would stand in a log or an error."""
     global _secrets
-    _secrets = tuple(sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True))
+    _secrets = tuple(sorted(secrets, key=len, reverse=True))
 
 
 def configure(level: str, style: str) -> None:

@@ -1,6 +1,7 @@
 """The catalogue of models: what models/catalog.yaml says, and the model that the command line names."""
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -121,6 +122,19 @@ def read(
     )
     specs = [changed if spec.id == default.id else spec for spec in specs]
     return Catalog(specs, default.id, created)
+
+
+def context_length(spec: ModelSpec) -> int | None:
+    """What is known of it before the model is loaded: the entry's own, else that of its folder."""
+    if spec.context_length is not None:
+        return spec.context_length
+    try:
+        config = json.loads((Path(spec.source) / "config.json").read_text(encoding="utf-8"))
+        parts = (config.get("text_config"), config.get("llm_config"), config)
+        found = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
+    except (OSError, ValueError, AttributeError):
+        return None
+    return next((one for one in found if isinstance(one, int)), None)
 
 
 def _is_hub_id(source: str) -> bool:

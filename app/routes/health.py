@@ -29,8 +29,11 @@ EXAMPLE = {
 @describe(answer=answers.HealthSchema, example=EXAMPLE)
 def live() -> Response:
     """The process answers; to those with a key it tells what it serves and how busy it is."""
-    if not _may_know():
-        return json_response({"status": "healthy"})
+    return json_response({"status": "healthy"} | (_told() if _may_know() else {}))
+
+
+def _told() -> dict[str, Any]:
+    """What is served and how busy it is."""
     settings = current_app.extensions["settings"]
     registry = current_app.extensions["registry"]
     spec = registry.catalog.resolve(None)
@@ -41,18 +44,15 @@ def live() -> Response:
         details |= {"phase": phase, "progress": round(share, 3)}
     elif state == "failed":
         details["reason"] = phase
-    return json_response(
-        {
-            "status": "healthy",
-            "model": spec.id,
-            "model_dir": spec.source,
-            "max_concurrent": settings.max_concurrent,
-            "api_auth_enabled": current_app.extensions["keys"].required,
-            "version": VERSION,
-            "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-            "details": details,
-        }
-    )
+    return {
+        "model": spec.id,
+        "model_dir": spec.source,
+        "max_concurrent": settings.max_concurrent,
+        "api_auth_enabled": current_app.extensions["keys"].required,
+        "version": VERSION,
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "details": details,
+    }
 
 
 @bp.get("/health/ready")
@@ -68,7 +68,7 @@ def ready() -> Response:
         status, more = "loading", {"phase": phase, "progress": round(share, 3)}
     elif state == "failed":
         status, more = "unhealthy", {"reason": phase}
-    told = more if _may_know() else {}
+    told = _told() | more if _may_know() else {}
     return json_response({"status": status} | told, 200 if status == "healthy" else 503)
 
 

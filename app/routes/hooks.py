@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, Unauthorized, UnsupportedMediaType
 from app.routes import access, keys, origins
 from app.services import wire
-from app.telemetry import facts, request_id
+from app.telemetry import facts, redacted, request_id
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,8 @@ def client_left(source: Request) -> Callable[[], bool]:
 
 def _begin() -> None:
     given = request.headers.get("x-request-id", "")
-    g.request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    usable = REQUEST_ID.fullmatch(given) and redacted(given) == given
+    g.request_id = given if usable else f"req_{secrets.token_hex(12)}"
     g.start = time.monotonic()
     request_id.set(g.request_id)
     facts.set({})
@@ -123,6 +124,7 @@ def _end(response: Response) -> Response:
 
 
 def _api_error(error: ApiError) -> Response:
+    error.message = redacted(error.message)  # what a client sent may be in it
     if SIMPLE.fullmatch(request.path):
         response = json_response(wire.plain_error(error), SIMPLE_STATUS.get(error.status, error.status))
     else:

@@ -95,7 +95,8 @@ def secure(settings: Settings, addresses: Sequence[Any]) -> str:
     key = f"vl-{secrets.token_urlsafe(32)}"
     os.environ["VLSERVE_API_KEY"] = key
     return (
-        "vlserve: this address can be reached from outside and no key was set; one was made for this run:\n"
+        "vlserve: this address can be reached from outside and no key was set; one was made for this run "
+        "(with it the conversations of /chat, which belong to a key):\n"
         f"vlserve: {key}\n"
     )
 
@@ -128,7 +129,7 @@ def _digest(key: str) -> bytes:
 
 def _from_file(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError(f"--api-keys-file {path}: {reason}") from None
@@ -146,7 +147,7 @@ def _keys(path: Path, lines: Iterable[str]) -> Iterable[str]:
         if not re.fullmatch(KEY, key):
             raise SettingsError(
                 f"--api-keys-file {path}, line {number}: "
-                "a key is of visible ASCII but commas, quotes and backslashes"
+                "a key is of 4 to 512 visible ASCII characters but commas, quotes and backslashes; a comment has a line of its own"
             )
         yield key
 

@@ -272,7 +272,7 @@ class HealthSchema(Body):
     details = fields.Nested(HealthDetailsSchema)
 
 
-class ReadySchema(Body):
+class ReadySchema(HealthSchema):
     """Whether the default model can answer."""
 
     status = fields.String(

@@ -197,7 +197,7 @@ def _placed(message: Message, index: int) -> Message:
 def _top_logprobs(given: dict[str, Any]) -> int | None:
     if given.get("logprobs"):
         return int(given.get("top_logprobs", 0))
-    if given.get("top_logprobs"):
+    if "top_logprobs" in given:
         raise ValidationError({"top_logprobs": [Problem("needs logprobs to be true")]})
     return None
 
@@ -208,6 +208,9 @@ def _check_one_form(given: dict[str, Any]) -> None:
     if must_call and (given.get("structured_outputs") or given.get("response_format")):
         name = "structured_outputs" if given.get("structured_outputs") else "response_format"
         raise ValidationError({name: [Problem("cannot be held to where tool_choice asks for a call")]})
+    if must_call and given.get("continue_final_message"):
+        problem = "is a text to go on with, where tool_choice asks for a call"
+        raise ValidationError({"continue_final_message": [Problem(problem)]})
     choice, functions = given.get("tool_choice", "auto"), [one["function"] for one in given.get("tools", ())]
     held = must_call or (choice == "auto" and any(function.strict for function in functions))
     if held and given.get("ignore_eos"):
@@ -228,6 +231,9 @@ def _template(given: dict[str, Any]) -> Template:
     if len(set(said.values())) > 1:
         raise ValidationError({next(iter(said)): [Problem(f"contradicts {list(said)[-1]}")]})
     thinking = next(iter(said.values()), None)
+    if thinking is False and "max_thinking_tokens" in given:
+        problem = f"is for thinking, which {next(iter(said))} turns off"
+        raise ValidationError({"max_thinking_tokens": [Problem(problem)]})
     if effort is not None:
         variables.setdefault("reasoning_effort", effort)
     going_on = given.get("continue_final_message", False)

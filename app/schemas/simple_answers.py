@@ -20,6 +20,7 @@ class TurnSchema(Body):
     response = fields.String(required=True)
     status = always("success")
     session_id = fields.String(required=True)
+    finish_reason = fields.String(required=True, validate=validate.OneOf(("stop", "length")))
 
 
 class TurnPieceSchema(Body):

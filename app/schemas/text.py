@@ -83,7 +83,7 @@ class CompletionSchema(SamplingSchema):
             raise ValidationError({"suffix": ["is not supported: no model here fills in the middle"]})
         for name in CHAT_ONLY:
             if isinstance(data, dict) and data.get(name):
-                raise ValidationError({name: ["is for chat completions only"]})
+                raise ValidationError({name: [Problem("is for chat completions only", "unsupported_parameter")]})
         return data
 
     @post_load

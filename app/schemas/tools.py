@@ -120,8 +120,9 @@ def tools(given: dict[str, Any]) -> Tools | None:
     functions = tuple(tool["function"] for tool in given.get("tools", ()))
     choice = given.get("tool_choice", "auto")
     if not functions:
-        if choice not in ("none", "auto"):
-            raise ValidationError({"tool_choice": [Problem("needs tools, and there are none")]})
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if given.get(name) not in (None, "none"):
+                raise ValidationError({name: [Problem("needs tools, and there are none")]})
         return None
     names = [function.name for function in functions]
     for index, name in enumerate(names):

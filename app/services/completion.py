@@ -105,7 +105,12 @@ class Completions:
         with self._registry.get(request.model, watch=watch) as lease, self._turn_to_prepare(watch):
             engine = lease.engine
             (resolved,) = self._resolved(request, pictures, engine, watch)
-            ids = engine.tokenize(resolved)
+            try:
+                ids = engine.tokenize(resolved)
+            except InvalidRequest as error:
+                if error.code != "empty_prompt":
+                    raise
+                ids = ()  # nothing to go on from, but these are all the tokens that there are
             return Tokens(tuple(ids), engine.context_length, tuple(map(engine.token_bytes, ids)))
 
     def detokenize(

@@ -137,18 +137,20 @@ def sampling(request: Wishes, defaults: Defaults) -> Sampling:
         return next(value for value in values if value is not None)
 
     temperature = first(request.temperature, defaults.temperature, TEMPERATURE)
+    top_k = int(first(request.top_k, defaults.top_k, 0))
     best_of = request.best_of if isinstance(request, TextRequest) else 1
     choices = max(request.n, best_of)
-    if temperature == 0 and choices > 1:
+    if (temperature == 0 or top_k == 1) and choices > 1:
+        why = "at temperature 0" if temperature == 0 else "of the likeliest token alone (top_k 1)"
         raise InvalidRequest(
-            f"{choices} choices at temperature 0 would all be the same; ask for one, or raise it.",
+            f"{choices} choices {why} would all be the same; ask for one, or raise it.",
             param="n" if request.n > 1 else "best_of",
             code="invalid_parameter_combination",
         )
     return Sampling(
         temperature=temperature,
         top_p=first(request.top_p, defaults.top_p, 1.0),
-        top_k=int(first(request.top_k, defaults.top_k, 0)),
+        top_k=top_k,
         min_p=first(request.min_p, defaults.min_p, 0.0),
         repetition_penalty=first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=request.presence_penalty,

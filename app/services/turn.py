@@ -145,7 +145,8 @@ class Turn:
         """The whole answer, kept; raises what Completion.collect raises, and Unavailable if it cannot be."""
         with self._held:
             body = self._completion.collect()
-            return self._keep(body["choices"][0]["message"].get("content") or "", body["usage"])
+            (choice,) = body["choices"]
+            return self._keep(choice["message"].get("content") or "", choice["finish_reason"], body["usage"])
 
     def events(self) -> Iterator[dict[str, Any] | None]:
         """Pieces of the answer as they come, None when there is nothing to say; last the whole answer, kept,
@@ -153,7 +154,7 @@ class Turn:
         """
         text: list[str] = []
         usage: dict[str, Any] | None = None
-        failed = False
+        reason, failed = "stop", False
         with self._held:
             yield {"session_id": self._asked.session.name, "delta": ""}
             for chunk in self._completion.events():
@@ -164,13 +165,14 @@ class Turn:
                     failed = True
                     yield {"error": chunk["error"]["message"]}
                 usage = chunk.get("usage") or usage
-                pieces = [choice["delta"].get("content") for choice in chunk.get("choices", ())]
-                if piece := "".join(piece for piece in pieces if piece):
-                    text.append(piece)
-                    yield {"delta": piece}
+                for choice in chunk.get("choices", ()):
+                    reason = choice["finish_reason"] or reason
+                    if piece := choice["delta"].get("content"):
+                        text.append(piece)
+                        yield {"delta": piece}
             if not failed:
                 try:
-                    yield self._keep("".join(text), usage or {})
+                    yield self._keep("".join(text), reason, usage or {})
                 except ApiError as problem:
                     yield wire.plain_error(problem)
 
@@ -178,19 +180,21 @@ class Turn:
         """Stop what still runs and let the session's next turn begin; harmless when called again."""
         self._held.close()
 
-    def _keep(self, answer: str, usage: dict[str, Any]) -> dict[str, Any]:
+    def _keep(self, answer: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
         if self._client_left():
             raise ClientLeft
         thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
         # Thinking is in no later prompt. The prompt had the history, whose tokens are known.
         tokens = usage["total_tokens"] - thought - _tokens(self._history)
         made = Round(self._asked.text, answer, max(1, tokens), self._asked.pictures)
-        self._conversations.add(self._asked.session, made)
+        if answer:  # there is none where a thought took all of the limit
+            self._conversations.add(self._asked.session, made)
         return {
             "message": self._asked.text,
             "response": answer,
             "status": "success",
             "session_id": self._asked.session.name,
+            "finish_reason": reason,
         }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.engine.catalog import context_length
 from app.engine.registry import ModelRegistry
 from app.engine.types import FinishReason, Logprobs, PromptInfo
 from app.errors import ApiError
@@ -283,6 +284,6 @@ def model(registry: ModelRegistry, name: str) -> dict[str, Any]:
         "owned_by": "vlserve",
         "loaded": engine is not None,
         "modalities": list(engine.modalities if engine else spec.modalities),
-        "context_length": engine.context_length if engine else spec.context_length,
+        "context_length": engine.context_length if engine else context_length(spec),
         "engine": spec.engine,
     }

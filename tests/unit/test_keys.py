@@ -241,8 +241,8 @@ def test_all_keys_are_compared_whatever_is_found(monkeypatch: pytest.MonkeyPatch
         return real(one, other)
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    made = Keys(Settings(api_key=("a", "bb", "ccc")))
-    for value in ("Bearer a", "Bearer ccc", "Bearer wrong", "", None):
+    made = Keys(Settings(api_key=("aaaa", "bbbbb", "cccccc")))
+    for value in ("Bearer aaaa", "Bearer cccccc", "Bearer wrong", "", None):
         compared.clear()
         made.owner(value)
         assert len(compared) == 3

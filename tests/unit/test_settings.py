@@ -136,7 +136,7 @@ def test_there_are_short_forms_for_two_models(flag: str, model: str) -> None:
         (["--catalog=a_b-c.yaml"], "catalog", "a_b-c.yaml"),
         (["--request-timeout", "1e3"], "request_timeout", 1000.0),
         (["--port", "1", "--port", "2"], "port", 2),
-        (["--api-key", "a", "--api_key", "b"], "api_key", ("a", "b")),
+        (["--api-key", "aaaa", "--api_key", "bbbb"], "api_key", ("aaaa", "bbbb")),
         (["--cors-origin=*"], "cors_origin", ("*",)),
         (
             ["--cors-origin", "app://x", "--cors-origin", "http://[::1]:3"],
@@ -248,8 +248,8 @@ def test_a_key_is_in_no_repr() -> None:
 
 
 def test_a_variable_lists_keys_by_commas_or_blanks() -> None:
-    assert Settings.from_env({"VLSERVE_API_KEY": " a, b\nc,"}).api_key == ("a", "b", "c")
-    assert Settings.from_args(["--api-key", "d"], {"VLSERVE_API_KEY": "a"}).api_key == ("d",)
+    assert Settings.from_env({"VLSERVE_API_KEY": " aaaa, bbbb\ncccc,"}).api_key == ("aaaa", "bbbb", "cccc")
+    assert Settings.from_args(["--api-key", "dddd"], {"VLSERVE_API_KEY": "aaaa"}).api_key == ("dddd",)
 
 
 @pytest.mark.parametrize(
