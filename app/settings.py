@@ -20,7 +20,9 @@ from app.flags import SettingsError as SettingsError
 VERSION = "0.1.0"
 DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
 KEY = r"[!#-&(-+\--\[\]-~]{4,512}"
-"""At least four characters, since shorter ones could not be kept out of a log; visible ASCII but , " ' \\, which separate keys or are written otherwise in a log."""
+"""At least four characters, since shorter ones could not be kept out of a log; visible ASCII but , " ' \\,
+which separate keys or are written otherwise in a log.
+"""
 ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")

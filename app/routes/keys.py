@@ -147,7 +147,8 @@ def _keys(path: Path, lines: Iterable[str]) -> Iterable[str]:
         if not re.fullmatch(KEY, key):
             raise SettingsError(
                 f"--api-keys-file {path}, line {number}: "
-                "a key is of 4 to 512 visible ASCII characters but commas, quotes and backslashes; a comment has a line of its own"
+                "a key is of visible ASCII but commas, quotes and backslashes, 4 to 512 characters; "
+                "a comment has a line of its own"
             )
         yield key
 

@@ -275,7 +275,7 @@ class HealthSchema(Body):
 class ReadySchema(HealthSchema):
     """Whether the default model can answer."""
 
-    status = fields.String(
+    status: fields.String = fields.String(  # type: ignore[assignment]  # more than the one of the other
         required=True, validate=validate.OneOf(("healthy", "loading", "draining", "unhealthy"))
     )
     phase = fields.String()

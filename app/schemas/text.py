@@ -83,7 +83,9 @@ class CompletionSchema(SamplingSchema):
             raise ValidationError({"suffix": ["is not supported: no model here fills in the middle"]})
         for name in CHAT_ONLY:
             if isinstance(data, dict) and data.get(name):
-                raise ValidationError({name: [Problem("is for chat completions only", "unsupported_parameter")]})
+                raise ValidationError(
+                    {name: [Problem("is for chat completions only", "unsupported_parameter")]}
+                )
         return data
 
     @post_load

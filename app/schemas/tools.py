@@ -120,6 +120,8 @@ def tools(given: dict[str, Any]) -> Tools | None:
     functions = tuple(tool["function"] for tool in given.get("tools", ()))
     choice = given.get("tool_choice", "auto")
     if not functions:
+        if "tools" in given and choice == "auto":
+            return None  # a list that turned out to be empty
         for name in ("tool_choice", "parallel_tool_calls"):
             if given.get(name) not in (None, "none"):
                 raise ValidationError({name: [Problem("needs tools, and there are none")]})

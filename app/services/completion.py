@@ -21,7 +21,7 @@ from app.engine.types import (
     TextRequest,
     Token,
 )
-from app.errors import ApiError, ClientLeft, RequestTimeout
+from app.errors import ApiError, ClientLeft, InvalidRequest, RequestTimeout
 from app.metrics import Metrics
 from app.services import prompt
 from app.services.admission import Admission, Ticket

@@ -187,7 +187,7 @@ class Turn:
         # Thinking is in no later prompt. The prompt had the history, whose tokens are known.
         tokens = usage["total_tokens"] - thought - _tokens(self._history)
         made = Round(self._asked.text, answer, max(1, tokens), self._asked.pictures)
-        if answer:  # there is none where a thought took all of the limit
+        if answer or reason == "stop":  # else a thought took all of the limit
             self._conversations.add(self._asked.session, made)
         return {
             "message": self._asked.text,

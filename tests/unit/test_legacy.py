@@ -50,6 +50,7 @@ def test_chat_answers_and_remembers(client: FlaskClient) -> None:
         "response": "Hello you",
         "status": "success",
         "session_id": "default",
+        "finish_reason": "stop",
     }
     client.post("/chat", json={"message": "again", "max_tokens": 3, "temperature": 0})
     request = house_of(client).engine.requests[1]
@@ -64,7 +65,13 @@ def test_chat_streams(client: FlaskClient) -> None:
     first, *pieces, last = events(response)
     assert first == {"session_id": "s", "delta": ""}
     assert "".join(piece["delta"] for piece in pieces) == last["response"] == "Hello you"
-    assert last == {"message": "hi", "response": "Hello you", "status": "success", "session_id": "s"}
+    assert last == {
+        "message": "hi",
+        "response": "Hello you",
+        "status": "success",
+        "session_id": "s",
+        "finish_reason": "stop",
+    }
     assert client.get("/status?session_id=s").get_json()["conversation_length"] == 2
 
 

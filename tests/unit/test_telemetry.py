@@ -160,7 +160,7 @@ def test_noisy_libraries_are_quiet() -> None:
 
 @pytest.fixture
 def hidden() -> Iterator[None]:
-    telemetry.hide(["sk-secret", "sk-secret-and-longer", "abc"])
+    telemetry.hide(["sk-secret", "sk-secret-and-longer"])
     yield
     telemetry.hide(())
 
@@ -172,10 +172,9 @@ def test_keys_are_taken_out_wherever_they_stand(formatter: logging.Formatter) ->
     try:
         raise ValueError("sk-secret-and-longer")
     except ValueError as error:
-        line = formatter.format(record("a\nsk-secret-and-longer %s abc", "xsk-secretx", error=error))
+        line = formatter.format(record("a\nsk-secret-and-longer %s", "xsk-secretx", error=error))
     finally:
         telemetry.request_id.reset(token)
     assert "sk-" not in line.replace("test_telemetry", "").replace('"sk-secret-and-longer"', "")
     assert "longer" not in line.replace('"sk-secret-and-longer"', "")
     assert line.count("[key]") >= 4
-    assert "abc" in line  # too short to be looked for

@@ -97,6 +97,7 @@ def test_a_turn_answers_and_is_kept(house: House) -> None:
         "response": "Hello you",
         "status": "success",
         "session_id": "talk",
+        "finish_reason": "stop",
     }
     [kept] = house.conversations.rounds(TALK)
     assert (kept.message, kept.response, kept.tokens) == ("hi", "Hello you", 8)
@@ -130,7 +131,13 @@ def test_a_streamed_turn_sends_pieces_then_the_whole(house: House) -> None:
     assert events == [
         {"session_id": "talk", "delta": ""},
         *({"delta": piece} for piece in ("Hel", "lo", " you")),
-        {"message": "hi", "response": "Hello you", "status": "success", "session_id": "talk"},
+        {
+            "message": "hi",
+            "response": "Hello you",
+            "status": "success",
+            "session_id": "talk",
+            "finish_reason": "stop",
+        },
     ]
     assert [one.response for one in house.conversations.rounds(TALK)] == ["Hello you"]
     assert house.conversations.rounds(TALK)[0].tokens == 8
@@ -418,6 +425,13 @@ def test_those_who_wait_count_among_all_that_may(settings: Settings, engine: Scr
     for thread in threads:
         thread.join(20)
     assert free(house)
+
+
+def test_an_answer_of_which_a_thought_took_all_the_room_is_told_and_not_kept(house: House) -> None:
+    house.engine.script = [Finish("length")]
+    found = ask(house, "first")
+    assert (found["response"], found["finish_reason"]) == ("", "length")
+    assert house.conversations.rounds(TALK) == []
 
 
 def test_forgetting_waits_for_the_turns_before_it(house: House) -> None:
