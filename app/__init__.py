@@ -28,8 +28,15 @@ def check(settings: Settings) -> "Catalog":
     if settings.device == "cpu" and settings.kv_cache_gb * 1e9 > machine.total_memory():
         there = machine.total_memory() / 1e9
         raise SettingsError(f"--kv-cache-gb {settings.kv_cache_gb:g}: there are {there:.1f} GB of memory")
+    _check_folders(settings)
     Conversations(Path(settings.database))
     return _catalog(settings)
+
+
+def _check_folders(settings: Settings) -> None:
+    for folder in settings.allowed_media_path:
+        if not Path(folder).is_dir():
+            raise SettingsError(f"--allowed-media-path {folder}: is no folder")
 
 
 def create_app(settings: Settings) -> "Flask":
