@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> "Flask":
 
     from app import telemetry
     from app.metrics import Metrics
-    from app.routes import docs, health, hooks, legacy, models, openai, playground, scrape
+    from app.routes import docs, health, hooks, legacy, media, models, openai, playground, scrape
     from app.services.admission import Admission
     from app.services.completion import Completions
     from app.services.conversations import Conversations
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> "Flask":
     app.extensions["conversations"] = conversations
     app.extensions["turns"] = Turns(completions, conversations, registry)
     hooks.install(app)
-    for module in (openai, models, health, legacy, scrape, docs, playground):
+    for module in (openai, media, models, health, legacy, scrape, docs, playground):
         app.register_blueprint(module.bp)
     atexit.register(registry.close)
     atexit.register(conversations.close)
