@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from qwen_vl_utils import vision_process as qwen
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
+from torchvision.transforms import InterpolationMode, functional
 
 from app.engine.media_types import ClipPlan, Fitter, MediaOptions
 
