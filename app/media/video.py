@@ -7,6 +7,7 @@ open other files, are no containers here. One frame is in memory at a time, besi
 
 import bisect
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 from app.errors import InvalidRequest
 from app.media import kinds
+
+log = logging.getLogger(__name__)
 
 CODECS = (
     "h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4", "msmpeg4", "msmpeg4v2",
@@ -97,7 +100,8 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
         plan = planner(len(packets.times), packets.rate, upright)
         picks = _picks(packets, plan.indices)
         shrunk = _kept(file, container, picks, packets, limits, plan, turn, param, stopped)
-    except (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError):
+    except (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError) as error:
+        log.debug("a video was refused: %r", error)
         raise _broken(param, "The video is broken or cut off.") from None
     return _video([shrunk[pick] for pick in picks], plan, packets, upright)
 
@@ -117,7 +121,7 @@ def _opened(file: Any, container: str) -> Iterator[tuple[Any, Any]]:
     options = {"codec_whitelist": ",".join(CODECS), "protocol_whitelist": "", "enable_drefs": "0"}
     if container != "mov":
         del options["enable_drefs"]
-    with av.open(file, format=container, options=options, metadata_errors="ignore") as source:
+    with av.open(file, "r", format=container, options=options, metadata_errors="ignore") as source:
         attached = av.stream.Disposition.attached_pic
         streams = [one for one in source.streams.video if not one.disposition & attached]
         if not streams:
