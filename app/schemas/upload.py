@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from marshmallow import fields, post_load, pre_load
 
@@ -58,7 +58,7 @@ class UploadSchema(Body):
         )
 
 
-def load(form: Mapping[str, str], files: Mapping[str, BinaryIO]) -> ChatRequest:
+def load(form: Mapping[str, str], files: Mapping[str, IO[bytes]]) -> ChatRequest:
     """The request of a parsed form; raises InvalidRequest."""
     if "file" in form:
         raise InvalidRequest("file is a text, where an upload with a filename is expected.", param="file")

@@ -96,14 +96,14 @@ def test_a_clip_is_seen_from_every_source(
     frames = clips.moving("up")
     web.files["/clip.mp4"] = data = clips.video(frames)
     (root / "clip.mp4").write_bytes(data)
-    part: dict[str, Any] = {
+    parts: dict[str, dict[str, Any]] = {
         "http": {"type": "video_url", "video_url": web.url("/clip.mp4")},
         "file": {"type": "video", "video": "clip.mp4"},
         "behind image_url": {"type": "image_url", "image_url": {"url": as_data(data)}},
         "behind image": {"type": "image", "image": "clip.mp4"},
         "frames": {"type": "video", "video": [data_url(frame) for frame in frames[::7]]},
-    }[source]
-    assert said(ask(open_, part, WHERE)) == "The red circle moves up."
+    }
+    assert said(ask(open_, parts[source], WHERE)) == "The red circle moves up."
 
 
 def test_a_variable_rate_is_read_by_time(open_: Server) -> None:

@@ -129,7 +129,7 @@ def refused(server: Server, url: str, code: str, *, kind: str = "image_url", sta
     assert process.memory_info().rss - before < 300 * 2**20
     (message,) = messages
     print(f"{status} {code}: {message}")
-    return message
+    return str(message)
 
 
 NOT_PUBLIC = "The URL's host is not on the public net, and --allowed-media-domain does not name it."

@@ -98,7 +98,7 @@ def test_a_picture_is_as_the_reference_makes_it(
 
 def read_all(element: dict[str, Any]) -> Any:
     """A reader for qwen-vl-utils that decodes every frame, by PyAV, and then picks as its others do."""
-    with av.open(io.BytesIO(FILES[element["video"]])) as source:
+    with av.open(io.BytesIO(FILES[element["video"]]), "r") as source:
         stream = source.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in source.decode(stream)]
         fps = float(stream.average_rate or 0)
