@@ -28,8 +28,15 @@ def check(settings: Settings) -> "Catalog":
     if settings.device == "cpu" and settings.kv_cache_gb * 1e9 > machine.total_memory():
         there = machine.total_memory() / 1e9
         raise SettingsError(f"--kv-cache-gb {settings.kv_cache_gb:g}: there are {there:.1f} GB of memory")
+    _check_folders(settings)
     Conversations(Path(settings.database))
     return _catalog(settings)
+
+
+def _check_folders(settings: Settings) -> None:
+    for folder in settings.allowed_media_path:
+        if not Path(folder).is_dir():
+            raise SettingsError(f"--allowed-media-path {folder}: is no folder")
 
 
 def create_app(settings: Settings) -> "Flask":
@@ -41,7 +48,7 @@ def create_app(settings: Settings) -> "Flask":
 
     from app import telemetry
     from app.metrics import Metrics
-    from app.routes import docs, health, hooks, legacy, models, openai, playground, scrape
+    from app.routes import docs, health, hooks, legacy, media, models, openai, playground, scrape
     from app.services.admission import Admission
     from app.services.completion import Completions
     from app.services.conversations import Conversations
@@ -64,7 +71,7 @@ def create_app(settings: Settings) -> "Flask":
     app.extensions["conversations"] = conversations
     app.extensions["turns"] = Turns(completions, conversations, registry)
     hooks.install(app)
-    for module in (openai, models, health, legacy, scrape, docs, playground):
+    for module in (openai, media, models, health, legacy, scrape, docs, playground):
         app.register_blueprint(module.bp)
     atexit.register(registry.close)
     atexit.register(conversations.close)

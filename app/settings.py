@@ -118,6 +118,27 @@ class Settings:
         200.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
     )
     max_images: int = setting(32, "pictures in one request", low=0, high=4096)
+    max_videos: int = setting(4, "videos in one request", low=0, high=256)
+    max_frames: int = setting(768, "frames that are kept of a video, or that a list has", low=2, high=10000)
+    max_video_seconds: float = setting(3600.0, "longest video", low=1, high=86400, metavar="SECONDS")
+    max_media_mb: float = setting(64.0, "largest picture or video, fetched or uploaded, in MiB", low=0.01)
+    max_total_media_mb: float = setting(256.0, "all of one request together, in MiB", low=0.01)
+    max_redirects: int = setting(5, "redirects that a download follows", low=0, high=20)
+    media_timeout: float = setting(
+        30.0, "seconds in which a request's media must be fetched", low=0.1, high=3600, metavar="SECONDS"
+    )
+    max_pixels: int = setting(0, "pixels of a resized picture or frame; 0: as the model says", low=0)
+    video_fps: float = setting(2.0, "frames per second that are taken of a video", low=0.01, high=120)
+    video_ratio: float = setting(0.5, "the share of them that is kept", "-v", low=0, high=1)
+    allowed_media_path: tuple[str, ...] = setting(
+        (), "a folder whose files requests may name; repeatable", metavar="FOLDER"
+    )
+    allowed_media_domain: tuple[str, ...] = setting(
+        (),
+        "a host, or host:port, that media may come from although it is not on the public net; repeatable",
+        pattern=r"[A-Za-z0-9._:\[\]-]{1,300}",
+        metavar="HOST",
+    )
     api_key: tuple[str, ...] = setting(
         (),
         "a key for clients to send, of visible ASCII but commas, quotes and backslashes; repeatable",

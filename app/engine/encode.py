@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from app.engine import remote_code
+from app.engine import fitting, remote_code
+from app.engine.media_types import ImagePart, MediaPart, VideoPart
 from app.engine.pieces import TokenBytes
 from app.engine.types import (
     TEMPLATE,
     Function,
     GenerationRequest,
-    ImagePart,
     Message,
+    Part,
     Template,
     TextPart,
     ToolFormat,
@@ -45,6 +46,8 @@ class PromptEncoder:
         self.image_token_id: int | None = getattr(processor, "image_token_id", None)
         if self.image_token_id is None and "<IMG_CONTEXT>" in self.tokenizer.get_vocab():  # InternVL's name
             self.image_token_id = self.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        self.video_token_id: int | None = getattr(processor, "video_token_id", None)
+        self.fitter = fitting.of(processor)
         self.token_bytes = TokenBytes(self.tokenizer)
         # We say ourselves what is too long. This keeps the warning about it out of the log.
         self.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
@@ -66,7 +69,7 @@ class PromptEncoder:
 
         Raises InvalidRequest for what the template or the processor refuses.
         """
-        messages = tuple(messages)
+        messages = tuple(replace(one, parts=tuple(map(self._fitted, one.parts))) for one in messages)
         self._refuse(messages)
         if not self._template():
             raise InvalidRequest(
@@ -84,7 +87,7 @@ class PromptEncoder:
         if tools is not None and tools.choice != "none":
             options["tools"] = [_description(function) for function in tools.functions]
         try:
-            inputs = self._encode(conversation, [part.image for part in _pictures(messages)], options)
+            inputs = self._encode(conversation, _media(messages), options)
         except TemplateSyntaxError as error:
             raise ModelLoadFailed(f"The model's chat template is broken: {error}.") from None
         except TemplateError as error:
@@ -96,7 +99,7 @@ class PromptEncoder:
         except (TypeError, ValueError, KeyError, IndexError):
             log.warning("template or processor refused a prompt", exc_info=True)
             raise InvalidRequest(
-                "The model's chat template or processor cannot take this text or picture.",
+                "The model's chat template or processor cannot take this text, picture or video.",
                 param=_place(messages),
                 code="refused_by_template",
             ) from None
@@ -168,14 +171,29 @@ class PromptEncoder:
         tail = self.tokenizer.decode(input_ids[0, -8:].tolist(), skip_special_tokens=False)
         return str(tail).rstrip().endswith("<think>")
 
-    def image_tokens(self, input_ids: Any) -> int:
-        """How many of the prompt's tokens stand for pictures."""
-        return 0 if self.image_token_id is None else int((input_ids == self.image_token_id).sum())
+    def visual_tokens(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """How many of the prompt's tokens stand for pictures, for clips, and for each of them."""
+        merged = int(getattr(getattr(self._processor, "image_processor", None), "merge_size", 1)) ** 2
+        grids = [inputs[name] for name in ("image_grid_thw", "video_grid_thw") if name in inputs]
+        return {
+            "image_tokens": self._count(inputs["input_ids"], self.image_token_id),
+            "video_tokens": self._count(inputs["input_ids"], self.video_token_id),
+            "media_tokens": tuple(int(grid.prod()) // merged for several in grids for grid in several),
+        }
+
+    def _fitted(self, part: Part) -> Part:
+        if not isinstance(part, ImagePart) or part.is_fitted:
+            return part
+        return replace(part, image=self.fitter.picture(part.image, part.options), is_fitted=True)
+
+    def _count(self, input_ids: Any, token: int | None) -> int:
+        return 0 if token is None else int((input_ids == token).sum())
 
     def _encode(
-        self, conversation: list[dict[str, Any]], pictures: list[Any], options: dict[str, Any]
+        self, conversation: list[dict[str, Any]], media: list[MediaPart], options: dict[str, Any]
     ) -> Any:
         if self._remote_code:
+            pictures = [part.image for part in media if isinstance(part, ImagePart)]
             text = self._processor.apply_chat_template(conversation, tokenize=False, **options)
             with remote_code.on_cpu():
                 return self._processor(images=pictures or None, text=text, return_tensors="pt")
@@ -185,8 +203,31 @@ class PromptEncoder:
             return_dict=True,
             return_tensors="pt",
             sanitize_control_tokens=True,
+            processor_kwargs=self._packing(media),
             **options,
         )
+
+    def _packing(self, media: list[MediaPart]) -> dict[str, Any]:
+        """What the processor is told of its pictures and clips: what has been done already."""
+        done = {"do_resize": False} if isinstance(self.fitter, fitting.QwenFitter) else {}
+        told: dict[str, Any] = {}
+        if done and any(isinstance(part, ImagePart) for part in media):
+            told["images_kwargs"] = dict(done)
+        clips = [part.clip for part in media if isinstance(part, VideoPart) and part.clip is not None]
+        if clips:
+            metadata = [
+                {
+                    "total_num_frames": clip.total,
+                    "fps": clip.fps,
+                    "duration": clip.total / clip.fps,
+                    "frames_indices": list(clip.indices),
+                    "width": clip.size[0],
+                    "height": clip.size[1],
+                }
+                for clip in clips
+            ]
+            told["videos_kwargs"] = {"do_sample_frames": False, "video_metadata": metadata, **done}
+        return told
 
     def _variables(self, template: Template) -> dict[str, Any]:
         """Those of the template's variables that the model's template speaks of."""
@@ -203,7 +244,7 @@ class PromptEncoder:
     def _refuse(self, messages: tuple[Message, ...]) -> None:
         for index, message in enumerate(messages):
             for part in message.parts:
-                if isinstance(part, ImagePart) or not self._remote_code:
+                if not isinstance(part, TextPart) or not self._remote_code:
                     continue
                 if found := self._control_tokens.search(part.text):
                     # Its processor has no way to tell a control token in a text from its own.
@@ -244,11 +285,13 @@ def _content(message: Message, *, parts: bool) -> Any:
     for part in message.parts:
         if isinstance(part, ImagePart):
             pieces.append({"type": "image", "image": part.image})
+        elif isinstance(part, VideoPart):
+            pieces.append({"type": "video", "video": _frames(part)})
         elif pieces and pieces[-1]["type"] == "text":
             pieces[-1]["text"] += f"\n{part.text}"
         else:
             pieces.append({"type": "text", "text": part.text})
-    if parts and _pictures([message]):
+    if parts and _media([message]):
         return pieces
     return "\n".join(piece["text"] for piece in pieces if piece["type"] == "text")
 
@@ -262,10 +305,16 @@ def _ending_with(messages: tuple[Message, ...], text: str) -> tuple[Message, ...
     return messages
 
 
-def _pictures(messages: Iterable[Message]) -> list[ImagePart]:
-    return [part for message in messages for part in message.parts if isinstance(part, ImagePart)]
+def _frames(part: VideoPart) -> Any:
+    """A clip as processors take it: (frames, 3, height, width)."""
+    frames = () if part.clip is None else part.clip.frames
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+
+def _media(messages: Iterable[Message]) -> list[MediaPart]:
+    return [part for message in messages for part in message.parts if isinstance(part, MediaPart)]
 
 
 def _place(messages: tuple[Message, ...]) -> str:
-    pictures = _pictures(messages)
-    return pictures[0].param if pictures else "messages"
+    media = _media(messages)
+    return media[0].param if media else "messages"

@@ -77,6 +77,7 @@ class TransformersEngine:
         if self.context_length < context_length:
             self._limit = f"The KV cache has room for {self.context_length} tokens, see --kv-cache-gb"
         self.modalities = spec.modalities
+        self.fitter = encoder.fitter
         self.device = str(model.device)
         self._model = model
         self._encoder = encoder
@@ -159,7 +160,7 @@ class TransformersEngine:
         self._encoder.check(request, max_tokens)
         info = PromptInfo(
             tuple(ids[0].tolist()),
-            self._encoder.image_tokens(ids),
+            **self._encoder.visual_tokens(inputs),
             thinking=request.prompt is None and self._encoder.ends_in_thought(ids),
             tool_format=self._tool_format(request),
         )

@@ -197,7 +197,7 @@ def _engine(
     # What the file says has been read; from here on each request brings a configuration of its own.
     model.generation_config = GenerationConfig()
     return TransformersEngine(
-        replace(spec, modalities=("text", "image") if vision else ("text",)),
+        replace(spec, modalities=_modalities(processor, vision=vision, remote=remote)),
         model,
         PromptEncoder(processor, vision=vision, remote_code=remote, thinking_prompt=spec.thinking_prompt),
         defaults=defaults,
@@ -206,6 +206,14 @@ def _engine(
         max_concurrent=max_concurrent,
         loop=make_loop(),
     )
+
+
+def _modalities(processor: Any, *, vision: bool, remote: bool) -> tuple[str, ...]:
+    """What a model takes, told from its processor; remote code gets pictures only."""
+    if not vision:
+        return ("text",)
+    clips = not remote and getattr(processor, "video_processor", None) is not None
+    return ("text", "image", "video") if clips else ("text", "image")
 
 
 def _batch_loop(spec: ModelSpec, model: Any, max_concurrent: int, kv_bytes: int) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from app.engine.media_types import Fitter, ImagePart, VideoPart
 from app.engine.stats import EngineStats
 
 FinishReason = Literal["stop", "length", "tool_calls", "error"]
@@ -22,19 +23,7 @@ class TextPart:
     text: str
 
 
-@dataclass(frozen=True)
-class ImagePart:
-    """A picture: where it comes from (`source`, in a ChatRequest) or what it is (`image`, RGB, decoded).
-
-    `param` is its place in the request, such as messages[0].content[1].image_url.url.
-    """
-
-    source: str = field(repr=False)
-    param: str
-    image: Any = None
-
-
-Part = TextPart | ImagePart
+Part = TextPart | ImagePart | VideoPart
 
 
 @dataclass(frozen=True)
@@ -141,6 +130,7 @@ class ChatRequest(Wishes):
     max_thinking_tokens: int | None = None
     tools: Tools | None = None
     grammar: Grammar | None = None
+    media_info: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,15 +262,18 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class PromptInfo:
-    """What became of a prompt: its tokens, how many of them stand for pictures and how many were known and
-    not computed again (once it runs). `thinking` says that it ends inside of a thought that the answer has to
-    end; `logprobs` are those of its tokens, where they were asked for, None for the first; `tool_format` is
-    how calls will be written, where tools may be called.
+    """What became of a prompt: its tokens, how many of them stand for pictures and for clips (`media_tokens`:
+    for each of them, pictures first) and how many were known and not computed again (once it runs).
+    `thinking` says that it ends inside of a thought that the answer has to end; `logprobs` are those of its
+    tokens, where they were asked for, None for the first; `tool_format` is how calls will be written, where
+    tools may be called.
     """
 
     ids: tuple[int, ...]
     image_tokens: int = 0
     cached_tokens: int = 0
+    video_tokens: int = 0
+    media_tokens: tuple[int, ...] = ()
     thinking: bool = False
     logprobs: tuple[Logprobs | None, ...] = ()
     tool_format: ToolFormat | None = None
@@ -315,6 +308,7 @@ class Engine(Protocol):
     device: str
     context_length: int
     modalities: tuple[str, ...]
+    fitter: Fitter
 
     def submit(self, *requests: GenerationRequest) -> Generation:
         """Start a generation; raises InvalidRequest for a prompt that this model cannot take."""

@@ -4,12 +4,11 @@ Only formats that people send are let in: the decoders of rare ones are where th
 checked from the header, before a pixel is unpacked, since a small file can unpack into gigabytes.
 """
 
-import base64
-import binascii
+import contextlib
 import io
-import re
 import warnings
-from urllib.parse import unquote
+from collections.abc import Iterator
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -21,10 +20,6 @@ MAX_ASPECT_RATIO = 40
 the demo model sees in thin ones what is not there."""
 MAX_PADDED_SIDE = 4096
 """The length to which such a picture is scaled first: a padded line of a million pixels takes gigabytes."""
-DATA_URL = re.compile(
-    r"data:(?P<kind>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*(?P<base64>;base64)?,", re.IGNORECASE
-)
-
 # Pillow's own limit warns, then raises, at numbers of its own; ours is checked first.
 Image.MAX_IMAGE_PIXELS = None
 # Its warnings are about odd metadata and palettes' transparency, which is laid over white here.
@@ -45,44 +40,43 @@ def pixels(data: bytes, param: str, max_pixels: int) -> int:
         return 0
 
 
-def data_url_bytes(url: str, param: str) -> bytes:
-    """The bytes that a data: URL carries; raises InvalidRequest."""
-    head = DATA_URL.match(url[:1024])
-    if head is None:
-        scheme = url[:40].partition(":")[0]
-        what = "is not a valid data: URL" if scheme.lower() == "data" else "is no data: URL"
-        raise InvalidRequest(
-            f"The picture's URL {what}. This version takes pictures as data:image/png;base64,… only.",
-            param=param,
-            code="invalid_image_url",
-        )
-    if not head["base64"]:
-        raise InvalidRequest("The data: URL is not in base64.", param=param, code="invalid_image_url")
-    try:
-        return base64.b64decode(re.sub(r"\s", "", unquote(url[head.end() :])), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest(
-            "The data: URL's base64 is broken.", param=param, code="invalid_base64"
-        ) from None
-
-
 def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
     """The picture as 8-bit RGB, upright, transparency over white; raises InvalidRequest naming `param`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, param, max_pixels)
             image.load()
-            return _pad(_rgb(ImageOps.exif_transpose(image)))
+            return rgb(ImageOps.exif_transpose(image))
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
-        raise InvalidRequest(
-            f"The data is no picture of a known kind ({', '.join(FORMATS)}).",
-            param=param,
-            code="invalid_image",
-        ) from None
+        raise unknown(param) from None
     except Exception:  # Pillow raises nearly anything on broken files
         raise InvalidRequest("The picture is broken or cut off.", param=param, code="invalid_image") from None
+
+
+def unknown(param: str) -> InvalidRequest:
+    """The refusal of what is neither a picture nor a video."""
+    return InvalidRequest(
+        f"The data is no picture of a known kind ({', '.join(FORMATS)}), nor a video.",
+        param=param,
+        code="invalid_image",
+    )
+
+
+@contextlib.contextmanager
+def animated(file: Any, param: str, max_pixels: int) -> Iterator[Image.Image]:
+    """A picture that may have several frames, opened and its size checked; raises InvalidRequest."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            _check_size(image, param, max_pixels)
+            yield image
+    except InvalidRequest:
+        raise
+    except Exception:
+        raise InvalidRequest(
+            "The animation is broken or cut off.", param=param, code="invalid_video"
+        ) from None
 
 
 def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:
@@ -96,7 +90,8 @@ def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:
         )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, transparency over white."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         image = _eight_bit(image)
     if not image.has_transparency_data:
@@ -119,14 +114,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _pad(image: Image.Image) -> Image.Image:
+def padded(image: Image.Image) -> Image.Image:
+    """The picture, or a very long one in the middle of a white one that is less so."""
     width, height = image.size
     shape = max(width, -(-height // MAX_ASPECT_RATIO)), max(height, -(-width // MAX_ASPECT_RATIO))
     if shape == image.size:
         return image
     if max(shape) > MAX_PADDED_SIDE:
         scale = MAX_PADDED_SIDE / max(shape)
-        return _pad(image.resize((max(1, round(width * scale)), max(1, round(height * scale)))))
+        return padded(image.resize((max(1, round(width * scale)), max(1, round(height * scale)))))
     canvas = Image.new("RGB", shape, "white")
     canvas.paste(image, ((shape[0] - width) // 2, (shape[1] - height) // 2))
     return canvas

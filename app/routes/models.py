@@ -15,7 +15,7 @@ EXAMPLE = {
     "created": 1763700000,
     "owned_by": "vlserve",
     "loaded": True,
-    "modalities": ["text", "image"],
+    "modalities": ["text", "image", "video"],
     "context_length": 4096,
     "engine": "transformers",
 }

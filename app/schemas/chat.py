@@ -7,9 +7,11 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, pre_load
 
-from app.engine.types import ChatRequest, ImagePart, Message, Template
+from app.engine.media_types import MediaOptions, MediaPart
+from app.engine.types import ChatRequest, Message, Template
 from app.schemas.content import MAX_MESSAGES, MessageSchema
 from app.schemas.fields import Flag, Integer, Items, Mapping, Problem, SchemaOf, Text, checked, one_of
+from app.schemas.media import MediaOptionsSchema, media_options, merged
 from app.schemas.sampling import (
     MAX_TOP_LOGPROBS,
     NO_MEANING,
@@ -29,8 +31,6 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
-    "mm_processor_kwargs": ({},),
-    "return_media_info": (False,),
 }
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -123,6 +123,10 @@ class ChatSchema(SamplingSchema):
     structured_outputs = fields.Nested(
         StructuredOutputsSchema, **about("what response_format cannot say: a pattern, choices, a grammar")
     )
+    mm_processor_kwargs = fields.Nested(
+        MediaOptionsSchema, **about("how pictures and videos are resized, and which frames are taken")
+    )
+    return_media_info = Flag(**about("tell in the usage what was made of each picture and video"))
     store = Flag(**NO_MEANING)
     metadata = Metadata(**NO_MEANING)
     service_tier = Text(validate=one_of("auto", "default", "flex", "scale", "priority", "fast"), **NO_MEANING)
@@ -169,7 +173,11 @@ class ChatSchema(SamplingSchema):
         _check_one_form(given)
         return ChatRequest(
             **wishes(given),
-            messages=tuple(_placed(message, index) for index, message in enumerate(given["messages"])),
+            messages=tuple(
+                _placed(message, index, media_options(given.get("mm_processor_kwargs")))
+                for index, message in enumerate(given["messages"])
+            ),
+            media_info=given.get("return_media_info", False),
             max_tokens=most,
             max_tokens_param="max_tokens" if long is None else "max_completion_tokens",
             top_logprobs=_top_logprobs(given),
@@ -186,9 +194,11 @@ def load(body: Any) -> ChatRequest:
     return request
 
 
-def _placed(message: Message, index: int) -> Message:
+def _placed(message: Message, index: int, options: MediaOptions) -> Message:
     parts = tuple(
-        replace(part, param=f"messages[{index}].{part.param}") if isinstance(part, ImagePart) else part
+        replace(part, param=f"messages[{index}].{part.param}", options=merged(part.options, options))
+        if isinstance(part, MediaPart)
+        else part
         for part in message.parts
     )
     return replace(message, parts=parts)

@@ -1,16 +1,23 @@
-"""What a message may hold: a string, or a list of parts of text and pictures."""
+"""What a message may hold: a string, or a list of parts of text, pictures and videos."""
 
+from dataclasses import replace
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, post_load
 
-from app.engine.types import ImagePart, Message, Part, TextPart
+from app.engine.media_types import ImagePart, VideoPart
+from app.engine.types import Message, Part, TextPart
 from app.schemas.fields import Body, Items, SchemaOf, Text, always, check_length, one_of
+from app.schemas.media import MediaPartSchema, media_options
 from app.schemas.tools import MAX_TOOLS, ToolCallSchema
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_PARTS = 1024
 MAX_MESSAGES = 4096
+MAX_FRAMES = 10_000
+LOW_DETAIL = 512 * 512
+"""Pixels of a picture with detail low, as OpenAI has it."""
+SOURCE = "data:, http:, https: or file: URL, or a path"
 NEEDS = {role: ("content",) for role in ROLES if role != "assistant"} | {"tool": ("content", "tool_call_id")}
 """What a message of a role cannot do without; an assistant's content may be null or absent."""
 
@@ -23,21 +30,27 @@ class TextPartSchema(Body):
 
 
 class ImageUrlSchema(Body):
-    """{"url": …, "detail": "auto" | "low" | "high" | "original"}; detail has no meaning here"""
+    """{"url": …, "detail": "auto" | "low" | "high" | "original"}"""
 
-    url = Text(required=True, least=1, metadata={"description": "a data: URL of a picture, in base64"})
+    url = Text(required=True, least=1, metadata={"description": f"a picture, or a video: {SOURCE}"})
     detail = Text(
         validate=one_of("auto", "low", "high", "original"),
         allow_none=True,
-        metadata={"description": "no meaning here"},
+        metadata={"description": "low: 512 × 512 pixels at most; the others: as the model resizes"},
     )
 
 
-class ImageUrl(fields.Nested):
+class VideoUrlSchema(Body):
+    """{"url": …}"""
+
+    url = Text(required=True, least=1, metadata={"description": f"a video: {SOURCE}"})
+
+
+class Url(fields.Nested):
     """An object with the URL, or in a common short form the URL alone."""
 
-    def __init__(self) -> None:
-        super().__init__(ImageUrlSchema, required=True)
+    def __init__(self, schema: type[Body]) -> None:
+        super().__init__(schema, required=True)
 
     def json_schema(self, of: SchemaOf) -> dict[str, Any]:
         """Either form, for the document."""
@@ -48,18 +61,49 @@ class ImageUrl(fields.Nested):
         return super()._deserialize(whole, attr, data, *more, **options)
 
 
-class ImageUrlPartSchema(Body):
+class ImageUrlPartSchema(MediaPartSchema):
     """{"type": "image_url", "image_url": {"url": …}}, OpenAI's form of a picture."""
 
     type = always("image_url")
-    image_url = ImageUrl()
+    image_url = Url(ImageUrlSchema)
 
 
-class ImagePartSchema(Body):
+class ImagePartSchema(MediaPartSchema):
     """{"type": "image", "image": URL}, Qwen's form of a picture."""
 
     type = always("image")
-    image = Text(required=True, least=1, metadata={"description": "a data: URL of a picture, in base64"})
+    image = Text(required=True, least=1, metadata={"description": f"a picture, or a video: {SOURCE}"})
+
+
+class VideoUrlPartSchema(MediaPartSchema):
+    """{"type": "video_url", "video_url": {"url": …}}, the common form of a video."""
+
+    type = always("video_url")
+    video_url = Url(VideoUrlSchema)
+
+
+class Frames(fields.Field[Any]):
+    """The URL of a video, or a list of pictures' URLs, its frames."""
+
+    text = Text(least=1)
+    several = Items(Text(least=1), least=1, most=MAX_FRAMES)
+
+    def json_schema(self, of: SchemaOf) -> dict[str, Any]:
+        """Either form, for the document."""
+        return {"anyOf": [of(self.text), of(self.several)]}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        if isinstance(value, list):
+            found: Any = self.several.deserialize(value)
+            return tuple(found)
+        return self.text.deserialize(value)
+
+
+class VideoPartSchema(MediaPartSchema):
+    """{"type": "video", "video": URL or a list of URLs of frames}, Qwen's form of a video."""
+
+    type = always("video")
+    video = Frames(required=True, metadata={"description": f"a video, or a list of its frames: {SOURCE}"})
 
 
 class RefusalPartSchema(Body):
@@ -74,6 +118,8 @@ PARTS: dict[str, Schema] = {
     "refusal": RefusalPartSchema(),
     "image_url": ImageUrlPartSchema(),
     "image": ImagePartSchema(),
+    "video_url": VideoUrlPartSchema(),
+    "video": VideoPartSchema(),
 }
 
 
@@ -111,7 +157,9 @@ class MessageSchema(Body):
     """One message; content may be null or absent for an assistant only, who then calls or refuses."""
 
     role = Text(required=True, validate=one_of(*ROLES))
-    content = Content(allow_none=True, metadata={"description": "a text, or parts of text and pictures"})
+    content = Content(
+        allow_none=True, metadata={"description": "a text, or parts of text, pictures and videos"}
+    )
     name = Text(most=256, allow_none=True, metadata={"description": "no meaning here"})
     refusal = Text(allow_none=True, metadata={"description": "what an assistant said who would not"})
     tool_call_id = Text(
@@ -170,14 +218,22 @@ def _part(part: Any, place: str) -> Part:
     if not isinstance(part, dict):
         raise ValidationError("must be an object with a type")
     kind = part.get("type")
-    if kind in ("video_url", "video"):
-        raise ValidationError({"type": [f"{kind} is not supported yet"]})
     schema = PARTS.get(kind) if isinstance(kind, str) else None
     if schema is None:
         raise ValidationError({"type": [f"must be one of {', '.join(PARTS)}"]})
     loaded = schema.load(part)
     if kind in ("text", "refusal"):
         return TextPart(loaded[kind])
-    if kind == "image":
-        return ImagePart(loaded["image"], f"{place}.image")
-    return ImagePart(loaded["image_url"]["url"], f"{place}.image_url.url")
+    return _media(str(kind), loaded, place)
+
+
+def _media(kind: str, loaded: dict[str, Any], place: str) -> Part:
+    options = media_options(loaded.get("mm_processor_kwargs"))
+    if kind in ("image_url", "video_url"):
+        source, param = loaded[kind]["url"], f"{place}.{kind}.url"
+        if loaded[kind].get("detail") == "low":
+            low = min(LOW_DETAIL, options.max_pixels or LOW_DETAIL)
+            options = replace(options, max_pixels=low)
+    else:
+        source, param = loaded[kind], f"{place}.{kind}"
+    return (ImagePart if kind.startswith("image") else VideoPart)(source, param, None, options)

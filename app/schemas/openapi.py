@@ -62,6 +62,7 @@ class Description:
     answer: type[Schema] | None = None
     media: str = JSON
     body: type[Schema] | None = None
+    body_media: str = JSON
     events: type[Schema] | None = None
     others: Mapping[int, type[Schema]] = field(default_factory=dict)
     errors: tuple[type[ApiError], ...] = ()
@@ -143,7 +144,7 @@ def _operation(converter: Any, operation: Operation, guard: Guard) -> dict[str, 
         result["parameters"] = parameters
     if about.body is not None:
         content = {"schema": converter.resolve_nested_schema(about.body), "example": about.example}
-        result["requestBody"] = {"required": about.needs_body, "content": {JSON: content}}
+        result["requestBody"] = {"required": about.needs_body, "content": {about.body_media: content}}
     return result
 
 

@@ -17,14 +17,16 @@ from app.engine.types import (
     Generation,
     GenerationRequest,
     Idle,
+    Message,
     PromptInfo,
     TextRequest,
     Token,
 )
 from app.errors import ApiError, ClientLeft, InvalidRequest, RequestTimeout
 from app.metrics import Metrics
-from app.services import prompt
+from app.services import media_info, prompt
 from app.services.admission import Admission, Ticket
+from app.services.media import Media, Medium, Prepared
 from app.services.meter import Meter
 from app.services.output import ChoiceOutput, Delta, joined
 from app.services.thinking import ThinkingParser
@@ -35,7 +37,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 PREPARING = 4
-"""Requests whose pictures are unpacked and whose prompts are encoded at once: each may take a gigabyte."""
+"""Requests whose pictures are unpacked at once, and whose prompts are encoded: each may take a gigabyte."""
 WATCH_EVERY = 0.25
 """Seconds between two looks at the clock and at the client."""
 
@@ -50,9 +52,8 @@ class Completions:
         self._admission = admission
         self._metrics = metrics
         self._timeout = settings.request_timeout
-        self.limits = prompt.Limits(
-            settings.max_images, int(settings.max_image_mp * 1e6), int(settings.max_total_mp * 1e6)
-        )
+        self.media = Media(settings)
+        self._decoding = threading.BoundedSemaphore(PREPARING)
         self._preparing = threading.BoundedSemaphore(PREPARING)
 
     def busy(self) -> tuple[int, int]:
@@ -81,10 +82,10 @@ class Completions:
         lease: Lease | None = None
         try:
             # What needs no model is looked at before one is loaded in vain.
-            pictures = prompt.read(request, self.limits) if isinstance(request, ChatRequest) else []
-            lease = self._registry.get(request.model, watch=watch)
-            with self._turn_to_prepare(watch):
-                resolved = self._resolved(request, pictures, lease.engine, watch)
+            with self.media.read(_messages(request), watch) as media:
+                lease = self._registry.get(request.model, watch=watch)
+                resolved, prepared = self._resolved(request, media, lease.engine, watch)
+            with _turn(self._preparing, watch):
                 generation = lease.engine.submit(*resolved)
                 ticket.submitted()
         except BaseException:
@@ -94,19 +95,22 @@ class Completions:
                 ticket.release()
             raise
         meter = Meter(self._metrics, lease.engine.spec.id, watch.started)
-        return Completion(request, generation, lease, ticket, watch, meter)
+        return Completion(request, generation, lease, ticket, watch, meter, prepared)
 
     def tokenize(
         self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
     ) -> "Tokens":
         """The tokens of a request's prompt, which is prepared as for an answer; raises as `start` does."""
         watch = Watch(client_left, self._timeout)
-        pictures = prompt.read(request, self.limits) if isinstance(request, ChatRequest) else []
-        with self._registry.get(request.model, watch=watch) as lease, self._turn_to_prepare(watch):
+        with (
+            self.media.read(_messages(request), watch) as media,
+            self._registry.get(request.model, watch=watch) as lease,
+        ):
             engine = lease.engine
-            (resolved,) = self._resolved(request, pictures, engine, watch)
+            (resolved,), _ = self._resolved(request, media, engine, watch)
             try:
-                ids = engine.tokenize(resolved)
+                with _turn(self._preparing, watch):
+                    ids = engine.tokenize(resolved)
             except InvalidRequest as error:
                 if error.code != "empty_prompt":
                     raise
@@ -126,21 +130,17 @@ class Completions:
         each = max(request.n, request.best_of)
         return self._admission.enter(each * len(request.prompts), "n" if each > 1 else "prompt")
 
-    @contextmanager
-    def _turn_to_prepare(self, watch: "Watch") -> Iterator[None]:
-        while not self._preparing.acquire(timeout=WATCH_EVERY):
-            watch()
-        try:
-            yield
-        finally:
-            self._preparing.release()
-
     def _resolved(
-        self, request: ChatRequest | TextRequest, pictures: list[bytes], engine: Engine, watch: "Watch"
-    ) -> list[GenerationRequest]:
-        if isinstance(request, ChatRequest):
-            return [prompt.resolve(request, pictures, engine, self.limits, watch)]
-        return prompt.plain(request, engine)
+        self, request: ChatRequest | TextRequest, media: Sequence[Medium], engine: Engine, watch: "Watch"
+    ) -> tuple[list[GenerationRequest], list[Prepared]]:
+        """What a model is asked for, and the pictures and clips in it."""
+        if not isinstance(request, ChatRequest):
+            return prompt.plain(request, engine), []
+        prepared: list[Prepared] = []
+        if media:  # a text need not wait while clips are decoded
+            with _turn(self._decoding, watch):
+                prepared = self.media.prepare(media, engine, watch)
+        return [prompt.resolve(request, [one.part for one in prepared], engine)], prepared
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,10 @@ class Completion:
         ticket: Ticket,
         watch: "Watch",
         meter: Meter,
+        prepared: Sequence[Prepared] = (),
     ) -> None:
         self._request = request
+        self._prepared = prepared
         self._generation = generation
         self._lease = lease
         self._ticket = ticket
@@ -279,13 +281,30 @@ class Completion:
 
     def _usage(self) -> Usage:
         prompts = self._generation.prompts()
+        told = isinstance(self._request, ChatRequest) and self._request.media_info
         return Usage(
             sum(len(prompt.ids) for prompt in prompts),
             sum(output.tokens for output in self._outputs),
             image_tokens=sum(prompt.image_tokens for prompt in prompts),
+            video_tokens=sum(prompt.video_tokens for prompt in prompts),
             cached_tokens=sum(prompt.cached_tokens for prompt in prompts),
             reasoning_tokens=sum(output.reasoning_tokens for output in self._outputs),
+            media=media_info.told(self._prepared, prompts[0].media_tokens) if told else None,
         )
+
+
+def _messages(request: ChatRequest | TextRequest) -> Sequence[Message]:
+    return request.messages if isinstance(request, ChatRequest) else ()
+
+
+@contextmanager
+def _turn(places: threading.BoundedSemaphore, watch: "Watch") -> Iterator[None]:
+    while not places.acquire(timeout=WATCH_EVERY):
+        watch()
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutput:

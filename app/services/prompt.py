@@ -1,81 +1,34 @@
-"""From what a client sent to what a model gets: pictures decoded, the model's defaults filled in."""
+"""From what a client sent to what a model gets: the model's defaults filled in, media in their places."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
+from app.engine.media_types import MediaPart
 from app.engine.types import (
     ChatRequest,
     Defaults,
     Engine,
     GenerationRequest,
-    ImagePart,
     Part,
     Sampling,
     TextRequest,
     Wishes,
 )
 from app.errors import InvalidRequest
-from app.media import images
 
 TEMPERATURE = 0.7
 """Where neither the request nor the model says."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Of the pictures of one request: how many, and pixels of each and of all together."""
-
-    images: int
-    pixels: int
-    total_pixels: int
-
-
-def read(request: ChatRequest, limits: Limits) -> list[bytes]:
-    """The bytes of a request's pictures, of which all has been checked that needs no unpacking: how many,
-    their URLs, and the sizes in their headers. Raises InvalidRequest.
-    """
-    parts = _pictures(request)
-    if len(parts) > limits.images:
-        raise InvalidRequest(
-            f"The request has {len(parts)} pictures; the most is {limits.images}.",
-            param=parts[limits.images].param,
-            code="too_many_images",
-        )
-    data = [images.data_url_bytes(part.source, part.param) for part in parts]
-    total = 0
-    for part, bytes_ in zip(parts, data, strict=True):
-        total += images.pixels(bytes_, part.param, limits.pixels)
-        if total > limits.total_pixels:
-            raise InvalidRequest(
-                f"The request's pictures have more than {limits.total_pixels / 1e6:g} megapixels together.",
-                param=part.param,
-                code="image_too_large",
-            )
-    return data
-
-
-def resolve(
-    request: ChatRequest,
-    data: list[bytes],
-    engine: Engine,
-    limits: Limits,
-    watch: Callable[[], None] = lambda: None,
-) -> GenerationRequest:
-    """The generation that a chat request with these pictures (`read`) asks of a model; raises InvalidRequest
-    for pictures that cannot be. `watch` is called before each of them is decoded and may raise.
-    """
-    parts = _pictures(request)
-    if parts and "image" not in engine.modalities:
-        raise InvalidRequest(
-            "This model takes text only, no pictures.", param=parts[0].param, code="unsupported_by_model"
-        )
-    pictures = _decoded(parts, data, limits, watch)
+def resolve(request: ChatRequest, media: Iterable[MediaPart], engine: Engine) -> GenerationRequest:
+    """The generation that a chat request asks of a model, its pictures and clips being these, in order."""
+    prepared = iter(media)
     template = request.template
     if template.thinking is None:
         template = replace(template, thinking=engine.defaults.thinking)
     return GenerationRequest(
         messages=tuple(
-            replace(message, parts=tuple(_with_picture(part, pictures) for part in message.parts))
+            replace(message, parts=tuple(_prepared(part, prepared) for part in message.parts))
             for message in request.messages
         ),
         sampling=sampling(request, engine.defaults),
@@ -112,20 +65,8 @@ def plain(request: TextRequest, engine: Engine) -> list[GenerationRequest]:
     ]
 
 
-def _pictures(request: ChatRequest) -> list[ImagePart]:
-    return [part for message in request.messages for part in message.parts if isinstance(part, ImagePart)]
-
-
-def _decoded(
-    parts: list[ImagePart], data: list[bytes], limits: Limits, watch: Callable[[], None]
-) -> Iterator[ImagePart]:
-    for part, bytes_ in zip(parts, data, strict=True):
-        watch()
-        yield replace(part, source="", image=images.decode(bytes_, part.param, limits.pixels))
-
-
-def _with_picture(part: Part, pictures: Iterator[ImagePart]) -> Part:
-    return next(pictures) if isinstance(part, ImagePart) else part
+def _prepared(part: Part, media: Iterator[MediaPart]) -> Part:
+    return next(media) if isinstance(part, MediaPart) else part
 
 
 def sampling(request: Wishes, defaults: Defaults) -> Sampling:

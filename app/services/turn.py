@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.engine.media_types import ImagePart
 from app.engine.registry import ModelRegistry
-from app.engine.types import ChatRequest, ImagePart, Message, Part, TextPart
+from app.engine.types import ChatRequest, Message, Part, TextPart
 from app.errors import ApiError, ClientLeft, ContextLengthExceeded, InvalidRequest
-from app.media import images
-from app.services import prompt, wire
+from app.services import wire
 from app.services.completion import WATCH_EVERY, Completion, Completions, Place
 from app.services.conversations import Conversations, Picture, Round, Session
 
@@ -59,7 +59,9 @@ class Turns:
         with contextlib.ExitStack() as held:
             place = self._completions.enter(client_left)
             held.callback(place.ticket.release)
-            asked = Asked(session, chat, self._pictures(chat))  # what is wrong with it need not wait
+            asked = Asked(
+                session, chat, self._pictures(chat, place.watch)
+            )  # what is wrong with it need not wait
             held.enter_context(self._queues.turn(session, place.watch))
             lease = self._registry.get(chat.model, watch=place.watch)
             held.callback(lease.release)
@@ -76,13 +78,19 @@ class Turns:
             held.enter_context(self._queues.turn(session, place.watch))
             return self._conversations.forget(session)
 
-    def _pictures(self, chat: ChatRequest) -> tuple[Picture, ...]:
-        parts = [part for part in chat.messages[-1].parts if isinstance(part, ImagePart)]
-        limits = self._completions.limits
-        return tuple(
-            Picture(data, images.pixels(data, part.param, limits.pixels))
-            for part, data in zip(parts, prompt.read(chat, limits), strict=True)
-        )
+    def _pictures(self, chat: ChatRequest, watch: Callable[[], None]) -> tuple[Picture, ...]:
+        """The new pictures as bytes: what an address shows may be something else in the next turn."""
+        found = []
+        with self._completions.media.read(chat.messages, watch) as media:
+            for medium in media:
+                if medium.kind != "image":
+                    raise InvalidRequest(
+                        "A conversation keeps pictures only, no video; /v1/chat/completions takes those.",
+                        param=medium.part.param,
+                        code="invalid_image",
+                    )
+                found.append(Picture(medium.bodies[0].read(), medium.pixels))
+        return tuple(found)
 
     def _begin(
         self, asked: Asked, rounds: list[Round], context_length: int, place: Place
@@ -109,9 +117,9 @@ class Turns:
 
     def _with_pictures(self, rounds: list[Round], asked: Asked) -> list[Round]:
         """The rounds, and of their pictures the newest that a request may have beside the new ones."""
-        limits = self._completions.limits
-        count = limits.images - len(asked.pictures)
-        pixels = limits.total_pixels - sum(picture.pixels for picture in asked.pictures)
+        media = self._completions.media
+        count = media.most_pictures - len(asked.pictures)
+        pixels = media.total_pixels - sum(picture.pixels for picture in asked.pictures)
         kept: deque[Round] = deque()
         for one in reversed(rounds):
             count -= len(one.pictures)

@@ -31,11 +31,18 @@ class Usage:
     image_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    video_tokens: int = 0
+    media: list[dict[str, Any]] | None = None
 
     def body(self) -> dict[str, Any]:
         """OpenAI's usage object."""
-        details = {"cached_tokens": self.cached_tokens, "image_tokens": self.image_tokens}
-        return {
+        details = {
+            "cached_tokens": self.cached_tokens,
+            "image_tokens": self.image_tokens,
+            "video_tokens": self.video_tokens,
+        }
+        told = {} if self.media is None else {"media": self.media}
+        return told | {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,

@@ -171,7 +171,15 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("choices that would all be the same", {"n": 2}, "n"),
     ("logprobs a number", {"logprobs": 3}, "logprobs"),
     ("top_logprobs without logprobs", {"top_logprobs": 3}, "top_logprobs"),
-    ("a field of a later version", {"return_media_info": True}, "return_media_info"),
+    ("return_media_info a number", {"return_media_info": 1}, "return_media_info"),
+    ("pixels below none", {"mm_processor_kwargs": {"max_pixels": 0}}, "mm_processor_kwargs.max_pixels"),
+    ("no frames a second", {"mm_processor_kwargs": {"fps": 0}}, "mm_processor_kwargs.fps"),
+    ("another option", {"mm_processor_kwargs": {"size": {}}}, "mm_processor_kwargs.size"),
+    (
+        "frames said twice",
+        {"mm_processor_kwargs": {"fps": 1, "num_frames": 4}},
+        "mm_processor_kwargs.num_frames",
+    ),
     ("prompt beyond the context", {"messages": [{"role": "user", "content": "word " * 50_000}]}, "messages"),
 ]
 

@@ -52,7 +52,7 @@ def test_the_catalogue_is_listed_as_openai_lists_models(server: Server) -> None:
     assert server.client.models.retrieve("demo").object == "model"
     row = server.get("/v1/models/qwen2.5-vl-3b-instruct").json()
     assert row["loaded"] is False
-    assert row["modalities"] == ["text", "image"]
+    assert row["modalities"] == ["text", "image", "video"]
     assert {"created", "owned_by", "context_length", "engine"} <= set(row)
 
 

@@ -23,7 +23,7 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     entry = {
         "id": "demo",
         "source": str(ROOT / "models" / "demo" / "weights"),
-        "modalities": ["text", "image"],
+        "modalities": ["text", "image", "video"],
         "dtype": "float32",
         "defaults": {"temperature": 0.0, "max_tokens": 3},
     }

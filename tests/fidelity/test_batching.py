@@ -18,7 +18,8 @@ from tests import tiny_models  # prepares torchvision
 import torch
 
 from app.engine import batch, loader
-from app.engine.types import GenerationRequest, ImagePart, Message, ModelSpec, Sampling, TextPart, Token
+from app.engine.media_types import ImagePart
+from app.engine.types import GenerationRequest, Message, ModelSpec, Sampling, TextPart, Token
 from tests.conftest import scene
 from tests.unit.conftest import remote_code_in
 

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 
 from app import create_app, telemetry
 from app.engine.catalog import Catalog
+from app.engine.media_types import ClipPlan, Fitter, MediaOptions
 from app.engine.registry import ModelRegistry
 from app.engine.stats import EngineStats
 from app.engine.types import (
@@ -95,12 +96,23 @@ class ScriptedGeneration:
                 yield step
 
 
+class AsTheyAre:
+    """A fitter that leaves pictures as they are and keeps every frame."""
+
+    def picture(self, image: Any, options: MediaOptions) -> Any:
+        return image
+
+    def clip(self, total: int, fps: float, size: tuple[int, int], options: MediaOptions) -> ClipPlan:
+        return ClipPlan(tuple(range(total)), lambda frame: frame, total)
+
+
 class ScriptedEngine:
     """An engine without a model: every generation follows the same script."""
 
     device = "cpu"
     context_length = 100
     modalities: tuple[str, ...] = ("text", "image")
+    fitter: Fitter = AsTheyAre()
 
     def __init__(self, script: Sequence[Step] = (), spec: ModelSpec = SPECS[0]) -> None:
         self.script = script

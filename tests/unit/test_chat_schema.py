@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.engine.types import ChatRequest, ImagePart, Message, Template, TextPart
+from app.engine.media_types import ImagePart
+from app.engine.types import ChatRequest, Message, Template, TextPart
 from app.errors import InvalidRequest
 from app.schemas import chat
 from tests.unit.conftest import HELLO
@@ -188,7 +189,6 @@ def test_a_value_that_asks_for_nothing_is_taken(name: str, value: Any) -> None:
 
 
 ASKING: dict[str, list[Any]] = {
-    "mm_processor_kwargs": [{"max_pixels": 5}],
     "functions": [[{"name": "f"}]],
     "function_call": [{"name": "f"}],
     "modalities": [["text", "audio"]],

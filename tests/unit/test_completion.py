@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.engine.types import Defaults, Finish, ImagePart, Message, ModelSpec, TextRequest, Token
+from app.engine.media_types import ImagePart
+from app.engine.types import Defaults, Finish, Message, ModelSpec, TextRequest, Token
 from app.errors import (
     ApiError,
     ClientLeft,

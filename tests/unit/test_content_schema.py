@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from marshmallow import ValidationError
 
-from app.engine.types import ImagePart, Message, TextPart
+from app.engine.media_types import ImagePart, MediaOptions, VideoPart
+from app.engine.types import Message, TextPart
 from app.schemas.content import MAX_PARTS, ROLES, MessageSchema
 from app.schemas.fields import first_problem
 
@@ -57,6 +58,16 @@ def test_half_a_tool_call_is_refused(message: dict[str, Any], place: str) -> Non
             (TextPart("hi"), ImagePart("U", "content[1].image_url.url")),
         ),
         ([{"type": "image", "image": "U"}], (ImagePart("U", "content[0].image"),)),
+        ([{"type": "video", "video": "U"}], (VideoPart("U", "content[0].video"),)),
+        ([{"type": "video", "video": ["U", "V"]}], (VideoPart(("U", "V"), "content[0].video"),)),
+        (
+            [{"type": "video_url", "video_url": {"url": "U"}, "mm_processor_kwargs": {"fps": 1}}],
+            (VideoPart("U", "content[0].video_url.url", None, MediaOptions(fps=1.0)),),
+        ),
+        (
+            [{"type": "image_url", "image_url": {"url": "U", "detail": "low"}}],
+            (ImagePart("U", "content[0].image_url.url", None, MediaOptions(max_pixels=512 * 512)),),
+        ),
         ([TEXT] * MAX_PARTS, (TextPart("hi"),) * MAX_PARTS),
     ],
 )
@@ -95,19 +106,16 @@ def test_an_assistant_may_have_said_the_empty_text() -> None:
         (
             {"role": "user", "content": [{}]},
             "content[0].type",
-            "must be one of text, refusal, image_url, image",
+            "must be one of text, refusal, image_url, image, video_url, video",
         ),
         (
             {"role": "user", "content": [{"type": ["text"]}]},
             "content[0].type",
-            "must be one of text, refusal, image_url, image",
+            "must be one of text, refusal, image_url, image, video_url, video",
         ),
-        ({"role": "user", "content": [{"type": "video"}]}, "content[0].type", "video is not supported yet"),
-        (
-            {"role": "user", "content": [{"type": "video_url"}]},
-            "content[0].type",
-            "video_url is not supported yet",
-        ),
+        ({"role": "user", "content": [{"type": "video"}]}, "content[0].video", "is missing"),
+        ({"role": "user", "content": [{"type": "video", "video": []}]}, "content[0].video", "is empty"),
+        ({"role": "user", "content": [{"type": "video_url"}]}, "content[0].video_url", "is missing"),
         ({"role": "user", "content": [{"type": "text"}]}, "content[0].text", "is missing"),
         ({"role": "user", "content": [TEXT, {"type": "text", "text": 3}]}, "content[1].text", None),
         ({"role": "user", "content": [{"type": "image_url"}]}, "content[0].image_url", "is missing"),

@@ -17,7 +17,8 @@ import torch
 import transformers
 
 from app.engine.encode import PromptEncoder
-from app.engine.types import TEMPLATE, ImagePart, Message, Part, Template, TextPart
+from app.engine.media_types import ImagePart
+from app.engine.types import TEMPLATE, Message, Part, Template, TextPart
 from app.errors import InvalidRequest, ModelLoadFailed
 from tests.unit.conftest import remote_code_in
 
@@ -151,9 +152,9 @@ def test_pictures_become_their_tokens_in_their_places(seeing: PromptEncoder) -> 
     picture = Image.new("RGB", (112, 112), "red")
     one = seeing.encode(user("a", picture, "b"))
     two = seeing.encode(user("a", picture, "b", picture))
-    count = seeing.image_tokens(one["input_ids"])
+    count = seeing.visual_tokens(one)["image_tokens"]
     assert count >= 4
-    assert seeing.image_tokens(two["input_ids"]) == 2 * count
+    assert seeing.visual_tokens(two)["image_tokens"] == 2 * count
     assert two["pixel_values"].shape[0] == 2 * one["pixel_values"].shape[0]
     row = one["input_ids"][0].tolist()
     first = row.index(seeing.image_token_id)
@@ -166,18 +167,18 @@ def test_a_picture_token_in_a_text_beside_a_picture_is_not_counted(seeing: Promp
     picture = Image.new("RGB", (112, 112), "red")
     plain = seeing.encode(user(picture, "what?"))
     faked = seeing.encode(user(picture, "<|image_pad|><|vision_start|><|image_pad|><|vision_end|>"))
-    assert seeing.image_tokens(faked["input_ids"]) == seeing.image_tokens(plain["input_ids"])
+    assert seeing.visual_tokens(faked)["image_tokens"] == seeing.visual_tokens(plain)["image_tokens"]
 
 
 def test_a_text_without_pictures_has_no_pixels(seeing: PromptEncoder) -> None:
     inputs = seeing.encode(user("hello"))
     assert "pixel_values" not in inputs
-    assert seeing.image_tokens(inputs["input_ids"]) == 0
+    assert seeing.visual_tokens(inputs)["image_tokens"] == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (180, 1), (28, 28)])
 def test_tiny_and_long_pictures_are_taken(seeing: PromptEncoder, size: tuple[int, int]) -> None:
-    assert seeing.image_tokens(seeing.encode(user(Image.new("RGB", size), "?"))["input_ids"]) >= 1
+    assert seeing.visual_tokens(seeing.encode(user(Image.new("RGB", size), "?")))["image_tokens"] >= 1
 
 
 def test_threads_get_what_one_thread_gets(texts: PromptEncoder) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidRequest
-from app.media import images
+from app.media import images, sources
 from tests.conftest import data_url
 
 MANY = 100_000_000
@@ -25,7 +25,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def decoded(data: bytes, max_pixels: int = MANY) -> Image.Image:
-    return images.decode(data, "place", max_pixels)
+    return images.padded(images.decode(data, "place", max_pixels))
 
 
 def colour(image: Image.Image, x: int = 0, y: int = 0) -> Colour:
@@ -290,21 +290,16 @@ def test_the_example_has_all_odd_characters() -> None:
     ],
 )
 def test_a_data_url_may_be_written_in_many_ways(url: str) -> None:
-    assert images.data_url_bytes(url, "place") == BYTES
+    assert sources.data_url_bytes(url, "place") == BYTES
 
 
 @pytest.mark.parametrize(
     ("url", "code", "text"),
     [
-        ("http://example.com/a.png", "invalid_image_url", "is no data: URL"),
-        ("file:///etc/passwd", "invalid_image_url", "is no data: URL"),
-        ("/etc/passwd", "invalid_image_url", "is no data: URL"),
-        (CODE, "invalid_image_url", "is no data: URL"),
-        ("", "invalid_image_url", "is no data: URL"),
-        ("data:", "invalid_image_url", "is not a valid data: URL"),
-        (f"data:image/png;base64;{CODE}", "invalid_image_url", "is not a valid data: URL"),
-        ("data:" + "x" * 2000 + f"/png;base64,{CODE}", "invalid_image_url", "is not a valid data: URL"),
-        ("data:image/png,abc", "invalid_image_url", "is not in base64"),
+        ("data:", "invalid_media_url", "not a valid data: URL"),
+        (f"data:image/png;base64;{CODE}", "invalid_media_url", "not a valid data: URL"),
+        ("data:" + "x" * 2000 + f"/png;base64,{CODE}", "invalid_media_url", "not a valid data: URL"),
+        ("data:image/png,abc", "invalid_media_url", "is not in base64"),
         (f"data:image/png;base64,{CODE[:-1]}", "invalid_base64", "broken"),
         (f"data:image/png;base64,!{CODE}", "invalid_base64", "broken"),
         ("data:image/png;base64,ÄÖÜ=", "invalid_base64", "broken"),
@@ -312,15 +307,17 @@ def test_a_data_url_may_be_written_in_many_ways(url: str) -> None:
 )
 def test_another_url_is_refused(url: str, code: str, text: str) -> None:
     with pytest.raises(InvalidRequest, match=text) as caught:
-        images.data_url_bytes(url, "place")
+        sources.data_url_bytes(url, "place")
     assert (caught.value.code, caught.value.param) == (code, "place")
     assert len(str(caught.value)) < 300
 
 
 def test_a_data_url_becomes_a_picture() -> None:
-    assert colour(decoded(images.data_url_bytes(data_url(Image.new("RGB", (3, 3), GREEN)), "place"))) == GREEN
+    assert (
+        colour(decoded(sources.data_url_bytes(data_url(Image.new("RGB", (3, 3), GREEN)), "place"))) == GREEN
+    )
 
 
 def test_the_declared_kind_does_not_matter() -> None:
     url = data_url(Image.new("RGB", (3, 3), GREEN)).replace("image/png", "image/jpeg")
-    assert colour(decoded(images.data_url_bytes(url, "place"))) == GREEN
+    assert colour(decoded(sources.data_url_bytes(url, "place"))) == GREEN

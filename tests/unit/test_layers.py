@@ -17,7 +17,7 @@ TREES = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in zip
 
 MAY_IMPORT = {
     "routes": {"routes", "schemas", "services"},
-    "schemas": {"schemas", "engine.types"},
+    "schemas": {"schemas", "engine.types", "engine.media_types"},
     "services": {"services", "engine", "media"},
     "media": {"media"},
     "engine": {"engine"},
@@ -60,9 +60,9 @@ LAZY_FILES = {
 EAGER_FILES = {
     f"app/engine/{name}.py"
     for name in (
-        "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "generate", "grammar",
-        "grammar_check", "grammar_process", "linear", "pausing", "pieces", "processors", "row", "sampling",
-        "stream", "vision",
+        "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "fitting", "generate",
+        "grammar", "grammar_check", "grammar_process", "linear", "pausing", "pieces", "processors", "row",
+        "sampling", "stream", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}

@@ -91,7 +91,8 @@ def test_a_folder_becomes_an_engine_that_answers(tiny: Tiny, family: str) -> Non
     modalities = ("text", "image") if remote else ("text",)
     spec = spec_of(tiny(family), trust_remote_code=remote, modalities=modalities)
     engine = load(spec)
-    assert engine.modalities == (("text", "image") if sees else ("text",))
+    clips = () if remote else ("video",)
+    assert engine.modalities == (("text", "image", *clips) if sees else ("text",))
     assert (engine.spec.id, engine.device, engine.context_length) == ("the-model", "cpu", tiny_models.LENGTH)
     size = sum(file.stat().st_size for file in tiny(family).glob("*.safetensors"))
     assert engine.memory_bytes() == pytest.approx(size, rel=0.05)
@@ -339,7 +340,7 @@ def test_remote_code_runs_where_it_is_trusted(tiny: Tiny, marker: pathlib.Path) 
 
 
 def test_trust_in_a_model_without_code_of_its_own_does_no_harm(tiny: Tiny) -> None:
-    assert load(spec_of(tiny("qwen3_vl"), trust_remote_code=True)).modalities == ("text", "image")
+    assert load(spec_of(tiny("qwen3_vl"), trust_remote_code=True)).modalities == ("text", "image", "video")
 
 
 GENERATION = {"do_sample": True, "temperature": 0.6, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}

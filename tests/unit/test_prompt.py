@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.engine.media_types import ImagePart
 from app.engine.types import (
     Defaults,
     GenerationRequest,
-    ImagePart,
     Message,
     Sampling,
     Template,
     TextPart,
     TextRequest,
 )
-from app.errors import ClientLeft, InvalidRequest
+from app.errors import InvalidRequest
 from app.services import prompt
 from tests.conftest import data_url
 from tests.unit.conftest import ScriptedEngine, asked
@@ -24,17 +24,10 @@ from tests.unit.conftest import ScriptedEngine, asked
 PICTURE = ImagePart(data_url(Image.new("RGB", (3, 2), "red")), "messages[0].content[1].image_url.url")
 
 
-LIMITS = prompt.Limits(images=4, pixels=1000, total_pixels=3000)
-
-
-def resolve(request: Any = None, defaults: Defaults | None = None, **options: Any) -> GenerationRequest:
-    watch = options.pop("watch", lambda: None)
+def resolve(request: Any = None, defaults: Defaults | None = None) -> GenerationRequest:
     engine = ScriptedEngine()
-    engine.modalities = options.pop("modalities", engine.modalities)
     engine.defaults = defaults or Defaults()
-    limits = replace(LIMITS, **options)
-    request = request or asked()
-    return prompt.resolve(request, prompt.read(request, limits), engine, limits, watch)
+    return prompt.resolve(request or asked(), (), engine)
 
 
 FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, max_tokens=99)
@@ -71,75 +64,14 @@ def test_the_token_limit_is_passed_on_with_its_name() -> None:
     assert resolve(asked(), FULL).max_tokens is None
 
 
-def test_pictures_are_decoded_in_their_places() -> None:
-    request = replace(asked(), messages=(Message("user", (TextPart("a"), PICTURE, TextPart("b"))),) * 2)
-    made = resolve(request)
-    assert [message.role for message in made.messages] == ["user", "user"]
-    for message in made.messages:
-        first, picture, last = message.parts
-        assert (first, last) == (TextPart("a"), TextPart("b"))
-        assert isinstance(picture, ImagePart)
-        assert picture.image.size == (3, 2)
-        assert (picture.param, picture.source) == (PICTURE.param, "")
-
-
-def test_too_many_pictures_are_refused_at_the_first_that_is_too_many() -> None:
-    parts = tuple(replace(PICTURE, param=f"place {number}") for number in range(5))
-    request = replace(asked(), messages=(Message("user", parts[:3]), Message("user", parts[3:])))
-    with pytest.raises(InvalidRequest, match="has 5 pictures; the most is 4") as caught:
-        resolve(request)
-    assert caught.value.param == "place 4"
-    assert resolve(request, images=5).messages[1].parts
-
-
-def test_no_pictures_at_all_may_be_allowed() -> None:
-    with pytest.raises(InvalidRequest, match="the most is 0") as caught:
-        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), images=0)
-    assert caught.value.param == PICTURE.param
-
-
-def test_a_picture_over_the_limit_is_refused_at_its_place() -> None:
-    with pytest.raises(InvalidRequest, match="3 × 2") as caught:
-        resolve(replace(asked(), messages=(Message("user", (PICTURE,)),)), pixels=5)
-    assert (caught.value.param, caught.value.code) == (PICTURE.param, "image_too_large")
-
-
-def test_the_watch_is_asked_before_each_picture_and_may_stop_it() -> None:
-    request = replace(asked(), messages=(Message("user", (PICTURE, TextPart("a"), PICTURE)),))
-    looks: list[int] = []
-    resolve(request, watch=lambda: looks.append(1))
-    assert len(looks) == 2
-
-    def leave() -> None:
-        raise ClientLeft
-
-    with pytest.raises(ClientLeft):
-        resolve(request, watch=leave)
-
-
-def test_pictures_over_the_total_are_refused_before_any_is_decoded() -> None:
-    looks: list[int] = []
-    parts = tuple(replace(PICTURE, param=f"place {number}") for number in range(3))
-    request = replace(asked(), messages=(Message("user", parts),))
-    with pytest.raises(InvalidRequest, match="megapixels together") as caught:
-        resolve(request, total_pixels=13, watch=lambda: looks.append(1))
-    assert (caught.value.param, looks) == ("place 2", [])
-    assert resolve(request, total_pixels=18).messages[0].parts
-
-
-def test_a_model_for_text_refuses_pictures_before_they_are_unpacked() -> None:
-    broken = ImagePart("data:image/png;base64,AAAA", "messages[0].content[0].image_url.url")
-    request = replace(asked(), messages=(Message("user", (broken,)),))
-    with pytest.raises(InvalidRequest, match="takes text only") as caught:
-        resolve(request, modalities=("text",))
-    assert caught.value.param == broken.param
-
-
-def test_one_picture_that_is_too_large_is_named_before_the_sum_is() -> None:
-    large = ImagePart(data_url(Image.new("1", (100, 100))), "messages[0].content[0].image_url.url")
-    request = replace(asked(), messages=(Message("user", (large,)),))
-    with pytest.raises(InvalidRequest, match=r"100 × 100 = 0\.0 megapixels; at most 0\.001"):
-        resolve(request)
+def test_media_take_their_places_among_the_texts() -> None:
+    request = replace(
+        asked(), messages=(Message("user", (TextPart("a"), PICTURE, TextPart("b"), PICTURE)),) * 2
+    )
+    prepared = [replace(PICTURE, param=f"place {number}", is_fitted=True) for number in range(4)]
+    made = prompt.resolve(request, prepared, ScriptedEngine())
+    for message, first in zip(made.messages, (0, 2), strict=True):
+        assert message.parts == (TextPart("a"), prepared[first], TextPart("b"), prepared[first + 1])
 
 
 @pytest.mark.parametrize(

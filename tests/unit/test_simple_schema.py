@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.engine.types import ImagePart, TextPart
+from app.engine.media_types import ImagePart
+from app.engine.types import TextPart
 from app.errors import InvalidRequest
 from app.schemas import simple
 

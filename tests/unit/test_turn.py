@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from app.engine.media_types import ImagePart
 from app.engine.types import (
     ChatRequest,
     Finish,
     GenerationRequest,
-    ImagePart,
     Message,
     PromptInfo,
     TextPart,

@@ -1,0 +1,112 @@
+"""The bytes of a medium while a request needs them: in memory, or beyond a size in a file without a name.
+
+A file without a name is gone with its last descriptor, also when the process is killed.
+"""
+
+import hashlib
+import os
+import tempfile
+import threading
+from typing import Any, BinaryIO, Self
+
+from app.errors import BodyTooLarge
+
+IN_MEMORY = 4 * 2**20
+"""Bytes beyond which a medium is on disk."""
+BLOCK = 1 << 18
+
+
+class Budget:
+    """How many bytes a medium, and all media of a request together, may have."""
+
+    def __init__(self, each: int, total: int) -> None:
+        self.each, self.total = each, total
+        self._lock = threading.Lock()
+        self._used = 0
+
+    def check(self, size: int, param: str) -> None:
+        """Raise BodyTooLarge for a medium of so many bytes."""
+        if size > self.each:
+            raise BodyTooLarge(
+                f"The medium has more than {self.each / 2**20:g} MiB.", param=param, code="media_too_large"
+            )
+
+    def take(self, more: int, param: str) -> None:
+        """Count bytes that came; raises BodyTooLarge if they are too many for one request."""
+        with self._lock:
+            self._used += more
+            if self._used > self.total:
+                raise BodyTooLarge(
+                    f"The media of the request have more than {self.total / 2**20:g} MiB together.",
+                    param=param,
+                    code="media_too_large",
+                )
+
+
+class Body:
+    """A medium's bytes; to be closed."""
+
+    def __init__(self, param: str, budget: Budget, file: BinaryIO | None = None) -> None:
+        self.param = param
+        self.size = 0
+        self._budget = budget
+        self._spooled = None if file is not None else tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self._file: Any = file if file is not None else self._spooled
+        self._digest = hashlib.sha256()
+
+    @classmethod
+    def of(cls, data: bytes, param: str, budget: Budget) -> Self:
+        """A body of these bytes."""
+        made = cls(param, budget)
+        made.write(data)
+        return made
+
+    @classmethod
+    def of_file(cls, file: BinaryIO, param: str, budget: Budget) -> Self:
+        """A body that is an open file, which becomes its own; raises BodyTooLarge."""
+        made = cls(param, budget, file)
+        try:
+            budget.check(file.seek(0, os.SEEK_END), param)
+            file.seek(0)
+            while block := file.read(BLOCK):
+                made._count(block)
+        except BaseException:
+            file.close()
+            raise
+        return made
+
+    def write(self, data: bytes) -> None:
+        """Add bytes; raises BodyTooLarge."""
+        self._count(data)
+        self._file.write(data)
+
+    def _count(self, data: bytes) -> None:
+        self.size += len(data)
+        self._budget.check(self.size, self.param)
+        self._budget.take(len(data), self.param)
+        self._digest.update(data)
+
+    def digest(self) -> bytes:
+        """What tells this content from any other."""
+        return self._digest.digest()
+
+    def head(self, count: int = 4096) -> bytes:
+        """The first bytes."""
+        return bytes(self.file().read(count))
+
+    def read(self) -> bytes:
+        """All bytes."""
+        return bytes(self.file().read())
+
+    def in_memory(self) -> bytes | None:
+        """All bytes if they are in memory, else None."""
+        return None if self._spooled is None or self.size > IN_MEMORY else self.read()
+
+    def file(self) -> Any:
+        """A file to read from, at its beginning."""
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        """Give the bytes back."""
+        self._file.close()

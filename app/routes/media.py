@@ -1,0 +1,46 @@
+"""Uploads: a picture or a video with a question about it, as a form."""
+
+from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from app.errors import InvalidRequest, UnsupportedMediaType
+from app.routes.describe import GENERATION, describe
+from app.routes.hooks import client_left, json_response
+from app.routes.sse import stream
+from app.schemas import answers, upload
+from app.services.completion import Completions
+
+bp = Blueprint("media", __name__)
+FIELDS_BYTES = 2**20
+"""Of a form beside its file."""
+
+
+@bp.post("/v1/media/describe")
+@describe(
+    body=upload.UploadSchema,
+    body_media="multipart/form-data",
+    example={"file": "(the file's bytes)", "prompt": "What is in this picture?"},
+    answer=answers.ChatCompletionSchema,
+    events=answers.ChatChunkSchema,
+    errors=GENERATION,
+)
+def describe_media() -> Response:
+    """An answer to a question about an uploaded picture or video.
+
+    It is a chat completion, whole or streamed. A file of more than half a megabyte goes to a temporary one
+    that has no name, so it is gone with the request, or with the process.
+    """
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType("The body must be a form, sent as multipart/form-data.")
+    settings = current_app.extensions["settings"]
+    request.max_content_length = int(settings.max_media_mb * 2**20) + FIELDS_BYTES
+    try:
+        form, files = request.form, request.files
+    except HTTPException:
+        raise
+    except Exception:  # a chunk that is none, a connection that broke
+        raise InvalidRequest("The form could not be read to its end.", code="incomplete_body") from None
+    asked = upload.load(form.to_dict(), {name: one.stream for name, one in files.items()})
+    completions: Completions = current_app.extensions["completions"]
+    completion = completions.start(asked, client_left(request))
+    return stream(completion) if asked.stream else json_response(completion.collect())

@@ -1,0 +1,99 @@
+"""What is public, and that the address which is connected to is the one that was checked."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.media import guard
+from app.media.body import Budget
+from app.media.web import Lines, Web
+from tests.media_server import serving
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.9.9.9", "169.254.169.254", "172.31.0.1",
+        "192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1", "224.0.0.1", "240.0.0.1",
+        "255.255.255.255", "::",
+        "::1", "::7f00:1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::1", "100::1", "2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:db8::1",
+        "2002:7f00:1::", "2002:808:808::", "3fff::1", "5f00::1", "fc00::1", "fd12::1", "fe80::1",
+        "fe80::1%eth0",
+        "fec0::1", "ff02::1", "2606:4700::5efe:7f00:1", "2606:4700::200:5efe:a00:1", "localhost", "",
+    ],
+)  # fmt: skip
+def test_what_is_inside_is_not_public(address: str) -> None:
+    assert not guard.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["8.8.8.8", "1.1.1.1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2606:4700::1111", "2a00:1450:4001::200e"],
+)
+def test_what_is_outside_is_public(address: str) -> None:
+    assert guard.is_public(address)
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    made = Lines()
+    yield made
+    made.close()
+
+
+class Changing:
+    """A resolver whose answer is another one each time."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int, **_: Any) -> list[Any]:
+        self.asked.append(host)
+        found = self.answers.pop(0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+
+def test_a_name_is_asked_for_once_and_its_second_answer_is_never_used(lines: Lines) -> None:
+    """The classic trick: public when it is checked, loopback when it is connected to."""
+    resolve = Changing(["192.0.2.1"], ["127.0.0.1"])
+    with serving() as canary:
+        web = Web(resolve=resolve)
+        with pytest.raises(InvalidRequest, match="not on the public net"):
+            web.download(f"http://rebound.example:{canary.port}/", "p", Budget(99, 99), lines)
+        assert (resolve.asked, canary.asked) == (["rebound.example"], [])
+
+
+def test_one_address_inside_among_others_is_enough_to_refuse(lines: Lines) -> None:
+    resolve = Changing(["8.8.8.8", "127.0.0.1"])
+    with serving() as canary:
+        with pytest.raises(InvalidRequest, match="not on the public net"):
+            Web(resolve=resolve).download(f"http://two.example:{canary.port}/", "p", Budget(99, 99), lines)
+        assert canary.asked == []
+
+
+def test_the_checked_address_is_the_one_connected_to_with_the_names_host_header(lines: Lines) -> None:
+    """What was resolved is connected to, by number: here loopback, which is allowed by the name."""
+    resolve = Changing(["127.0.0.1"], ["192.0.2.1"])
+    with serving() as server:
+        server.files["/a"] = b"hello"
+        web = Web(frozenset({"named.example"}), resolve=resolve)
+        body = web.download(f"http://named.example:{server.port}/a", "p", Budget(99, 99), lines)
+        assert (body.read(), resolve.asked) == (b"hello", ["named.example"])
+        assert server.seen[0]["Host"] == f"named.example:{server.port}"
+        body.close()
+
+
+def test_an_allowed_host_leads_no_other_inside(lines: Lines) -> None:
+    resolve = Changing(["127.0.0.1"], ["127.0.0.1"])
+    with serving() as server:
+        web = Web(frozenset({"named.example"}), resolve=resolve)
+        url = f"http://named.example:{server.port}/redirect/http://other.example:{server.port}/a"
+        with pytest.raises(InvalidRequest, match="not on the public net"):
+            web.download(url, "p", Budget(99, 99), lines)
+        assert resolve.asked == ["named.example", "other.example"]
+        assert len(server.asked) == 1
