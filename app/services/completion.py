@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from app.engine.types import (
     TextRequest,
     Token,
 )
-from app.errors import ApiError, ClientLeft, InvalidRequest, RequestTimeout
+from app.errors import ApiError, ClientLeft, InvalidRequest
 from app.metrics import Metrics
 from app.services import media_info, prompt
 from app.services.admission import Admission, Ticket
@@ -31,6 +30,7 @@ from app.services.meter import Meter
 from app.services.output import ChoiceOutput, Delta, joined
 from app.services.thinking import ThinkingParser
 from app.services.tools import ToolParser
+from app.services.watch import WATCH_EVERY, Watch
 from app.services.wire import ChatWire, Choice, Head, TextWire, Usage, error
 from app.settings import Settings
 
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 PREPARING = 4
 """Requests whose pictures are unpacked at once, and whose prompts are encoded: each may take a gigabyte."""
-WATCH_EVERY = 0.25
-"""Seconds between two looks at the clock and at the client."""
 
 
 class Completions:
@@ -131,7 +129,7 @@ class Completions:
         return self._admission.enter(each * len(request.prompts), "n" if each > 1 else "prompt")
 
     def _resolved(
-        self, request: ChatRequest | TextRequest, media: Sequence[Medium], engine: Engine, watch: "Watch"
+        self, request: ChatRequest | TextRequest, media: Sequence[Medium], engine: Engine, watch: Watch
     ) -> tuple[list[GenerationRequest], list[Prepared]]:
         """What a model is asked for, and the pictures and clips in it."""
         if not isinstance(request, ChatRequest):
@@ -161,7 +159,7 @@ class Completion:
         generation: Generation,
         lease: Lease,
         ticket: Ticket,
-        watch: "Watch",
+        watch: Watch,
         meter: Meter,
         prepared: Sequence[Prepared] = (),
     ) -> None:
@@ -298,7 +296,7 @@ def _messages(request: ChatRequest | TextRequest) -> Sequence[Message]:
 
 
 @contextmanager
-def _turn(places: threading.BoundedSemaphore, watch: "Watch") -> Iterator[None]:
+def _turn(places: threading.BoundedSemaphore, watch: Watch) -> Iterator[None]:
     while not places.acquire(timeout=WATCH_EVERY):
         watch()
     try:
@@ -323,27 +321,6 @@ def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutpu
         tools=tools,
         structured=request.grammar is not None,
     )
-
-
-class Watch:
-    """Looks at the clock and the client, a few times a second at most, and raises when either says stop."""
-
-    def __init__(self, client_left: Callable[[], bool], timeout: float) -> None:
-        self._client_left = client_left
-        self._timeout = timeout
-        self.started = time.monotonic()
-        self._deadline = self.started + timeout
-        self._next = 0.0
-
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + WATCH_EVERY
-        if now > self._deadline:
-            raise RequestTimeout(f"The request took longer than {self._timeout:g} seconds.")
-        if self._client_left():
-            raise ClientLeft
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from app.engine.registry import ModelRegistry
 from app.engine.types import ChatRequest, Message, Part, TextPart
 from app.errors import ApiError, ClientLeft, ContextLengthExceeded, InvalidRequest
 from app.services import wire
-from app.services.completion import WATCH_EVERY, Completion, Completions, Place
+from app.services.completion import Completion, Completions, Place
 from app.services.conversations import Conversations, Picture, Round, Session
+from app.services.watch import WATCH_EVERY
 
 MAX_TOKENS = 512
 """Of an answer, where the request does not say; at most half of the context, less where no more fits."""
