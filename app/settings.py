@@ -18,7 +18,9 @@ from app.flags import FlagHelp, Parser
 from app.flags import SettingsError as SettingsError
 
 VERSION = "0.1.0"
-DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
+DEVICE = r"auto|cpu|mps|(cuda|tpu)(:\d{1,3})?|\d{1,3}"
+STREAMS = {"transformers": 32, "bmrt": 10}
+"""Streams at once, by a model's engine, where no number is asked for."""
 KEY = r"[!#-&(-+\--\[\]-~]{1,512}"
 """Visible ASCII but , " ' \\, which separate keys or are written otherwise in a log."""
 ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
@@ -77,7 +79,7 @@ class Settings:
     port: int = setting(8000, "port to listen on; 0 takes a free one", "-p", low=0, high=65535)
     device: str = setting(
         "auto",
-        "auto, cpu, cuda, cuda:N or mps",
+        "auto, cpu, cuda, cuda:N, mps, tpu, tpu:N, or the number of a GPU or TPU",
         "-d",
         "--devid",
         pattern=DEVICE,
@@ -86,11 +88,17 @@ class Settings:
     )
     dtype: str = setting("auto", "number format of the weights", choices=DTYPES)
     quantization: str = setting("none", "int8: the language model in 8 bits, on a CPU", choices=QUANTIZATIONS)
+    tpu_libraries: str = setting("", "folder of a TPU's libbmlib.so and libbmrt.so", metavar="FOLDER")
     kv_cache_gb: float = setting(
         0.0, "memory of the KV cache in GB; 0: 40 % of what is free when the model has loaded", low=0
     )
     max_concurrent: int = setting(
-        32, "streams that generate at once", "-c", low=1, high=1024, group="load and time"
+        0,
+        "streams that generate at once; 0: 32, and 10 on a TPU",
+        "-c",
+        low=0,
+        high=1024,
+        group="load and time",
     )
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
@@ -183,6 +191,10 @@ class Settings:
     def __post_init__(self) -> None:
         for row in fields(self):
             _check(row, getattr(self, row.name))
+
+    def streams(self, engine: str = "transformers") -> int:
+        """Streams that a model of that engine computes at once."""
+        return self.max_concurrent or STREAMS[engine]
 
     @property
     def max_body_bytes(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engine.bmrt import FLOAT32, INT32, DeviceMemory
+from app.engine.bmrt import FLOAT32, INT32, BmError, DeviceMemory
 from app.engine.tpu_device import Array, Device, UnknownModelError, View, part, stored
 from app.engine.tpu_layout import Layout
 from app.engine.tpu_prompt import HIDDEN, Prompt, Vision, causal_mask
@@ -62,21 +62,41 @@ class TpuModel:
         if vision is not None and layout.patches:
             self._tower = Tower(device, layout, vision)
 
-    def cache(self, *, shared: bool) -> KVCache:
-        """A KV cache. The networks have memory of their own for one, which is free of copies but which the
-        caches of others pass through: it serves only where nothing is `shared`.
+    def caches(self, wanted: int) -> list[KVCache]:
+        """So many KV caches, or as many as the device's memory has room for, filled with zeros.
+
+        The networks have memory of their own for one cache, which is read without a copy but through which
+        the caches of others pass. So it is used only where it is the only one.
         """
-        layout = self.layout
-        found: list[list[DeviceMemory]] = [[], []]
-        for layer in range(layout.layers):
-            for index, pieces in enumerate(found):
-                if shared:
-                    pieces.append(self._device.allocate(layout.length * layout.kv_row_bytes))
-                else:
-                    stage = layout.nets[f"block_cache_{layer}"].stages[layout.decode_stages[-1][1]]
-                    pieces.append(stage.inputs[3 + index].memory)
-                self._device.zero(pieces[-1])
-        return KVCache(found[0], found[1])
+        found: list[KVCache] = []
+        while len(found) < wanted > 1:
+            try:
+                found.append(self._new_cache())
+            except BmError as error:
+                if not error.is_out_of_memory:
+                    raise
+                break
+        if len(found) == 1:
+            self._device.free([*found[0].keys, *found[0].values])
+        if len(found) < 2:
+            numbers = range(self.layout.layers)
+            stage = self.layout.decode_stages[-1][1]
+            nets = [self.layout.nets[f"block_cache_{layer}"].stages[stage].inputs for layer in numbers]
+            found = [KVCache([ports[3].memory for ports in nets], [ports[4].memory for ports in nets])]
+        for cache in found:
+            for memory in (*cache.keys, *cache.values):
+                self._device.zero(memory)
+        return found
+
+    def _new_cache(self) -> KVCache:
+        pieces: list[DeviceMemory] = []
+        try:
+            for _ in range(2 * self.layout.layers):
+                pieces.append(self._device.allocate(self.layout.length * self.layout.kv_row_bytes))
+        except BmError:
+            self._device.free(pieces)
+            raise
+        return KVCache(pieces[::2], pieces[1::2])
 
     def copy_cache(self, target: KVCache, source: KVCache, rows: int) -> None:
         """Begin a cache with the first rows of another."""
@@ -133,12 +153,10 @@ class TpuModel:
         self._head(state)
 
     def token(self) -> int:
-        """The likeliest token of the answer, found by the device if it has a network for it."""
-        net = self.layout.nets.get("greedy_head")
+        """The likeliest token of the answer, as the device says it."""
         if self.layout.greedy_only:
             return int(self._device.read(self._answer, INT32, 1)[0])
-        if net is None or net.inputs[0].dtype != self.layout.nets["lm_head"].outputs[0].dtype:
-            return int(self.logits().argmax())
+        net = self.layout.nets["greedy_head"]
         self._device.launch(net, [View(self._answer, FLOAT32, net.inputs[0].dims)], [self._chosen])
         return int(self._device.read(self._chosen, INT32, 1)[0])
 
@@ -147,16 +165,21 @@ class TpuModel:
         port = self.layout.nets["lm_head"].outputs[0]
         return self._device.read(self._answer, port.dtype, self.layout.vocabulary)
 
+    def has_chooser(self) -> bool:
+        """Whether the device can tell the likeliest token by itself."""
+        net = self.layout.nets.get("greedy_head")
+        return net is not None and net.inputs[0].dtype == self.layout.nets["lm_head"].outputs[0].dtype
+
     def has_candidates(self) -> bool:
         """Whether the device can tell the likeliest tokens by itself."""
         net = self.layout.nets.get("sample_head")
         dtype = self.layout.nets["lm_head"].outputs[0].dtype
         return net is not None and len(net.inputs) == 6 and net.inputs[0].dtype == dtype == FLOAT32
 
-    def candidates(self) -> tuple[Array, Array]:
-        """The likeliest tokens of the answer, at most CANDIDATES, and their shares among themselves."""
+    def candidate_logits(self) -> Array:
+        """Logits of which all but those of the likeliest tokens, CANDIDATES at most, are -inf."""
         net = self.layout.nets["sample_head"]
-        count = min(CANDIDATES, net.outputs[0].dims[-1])
+        count = net.outputs[0].dims[-1]
         ids = np.zeros(net.inputs[1].dims, np.int32)  # of no penalty
         settings = [np.array([1], np.float32)] * 2 + [np.array([count], np.int32), np.array([1], np.float32)]
         for memory, value in zip(self._choosing, [ids, *settings], strict=True):
@@ -165,7 +188,10 @@ class TpuModel:
         views = [View(one, port.dtype, port.dims) for one, port in zip(memories, net.inputs, strict=True)]
         self._device.launch(net, views, self._candidates)
         shares = self._device.read(self._candidates[0], FLOAT32, count)
-        return self._device.read(self._candidates[1], INT32, count), shares
+        logits = np.full(self.layout.vocabulary, -np.inf, np.float32)
+        with np.errstate(divide="ignore"):
+            logits[self._device.read(self._candidates[1], INT32, count)] = np.log(shares)
+        return logits
 
     def _embed(self, prompt: Prompt) -> None:
         """Token states of the whole prompt."""

@@ -62,7 +62,7 @@ EAGER_FILES = {
     for name in (
         "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "fitting", "generate",
         "grammar", "grammar_check", "grammar_process", "linear", "pausing", "pieces", "processors", "row",
-        "sampling", "stream", "vision",
+        "sampling", "stream", "submit", "tpu", "tpu_worker", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
