@@ -4,6 +4,7 @@ The C side copies as many bytes as a descriptor says and ends the process where 
 are compared here. All calls of a device come from one thread: a sync waits for what its own thread launched.
 """
 
+import contextlib
 import ctypes
 from collections.abc import Iterable, Sequence
 from ctypes import byref, c_int, c_uint32, c_void_p
@@ -23,6 +24,7 @@ from app.engine.bmrt import (
     INT32,
     SHARE_MEMORY,
     STORE_1N,
+    BmError,
     DeviceMemory,
     DeviceStat,
     Libraries,
@@ -245,10 +247,13 @@ class Device:
         handle, runtime, self._handle, self._runtime = self._handle, self._runtime, None, None
         if handle is None:
             return
-        for memory in owned:
-            self._call("bm_free_device", handle, memory)
+        if self._launched:
+            with contextlib.suppress(BmError):  # a device that hangs: nothing runs there any more
+                self._call("bm_thread_sync", handle)
         if runtime is not None:
             self._call("bmrt_destroy", runtime)
+        for memory in owned:
+            self._call("bm_free_device", handle, memory)
         self._call("bm_dev_free", handle)
 
     def _call(self, name: str, *arguments: Any) -> Any:

@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import functools
 import mmap
+import os
 import pathlib
 import re
 import shutil
@@ -88,3 +89,13 @@ class Control:
     def calls(self, function: str) -> int:
         """How often a function was called."""
         return int(self._values[FAULTS_AT + 4 * FUNCTIONS.index(function) + 3])
+
+
+@functools.cache
+def control() -> Control:
+    """The control page of this process, whose stand-in reads it; made before the libraries are first used."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="vlserve-standin-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    made = Control(folder / "control")
+    os.environ["VLSTANDIN_CONTROL"] = str(made.path)
+    return made

@@ -102,11 +102,11 @@ void standin_enqueue(void (*run)(void *), void *what) {
     pthread_mutex_unlock(&lock);
 }
 
-static void drain(bool all) {
+void standin_drain(void) {
     for (;;) {
         pthread_mutex_lock(&lock);
         job_t **place = &jobs;
-        while (*place && !all && !pthread_equal((*place)->thread, pthread_self())) place = &(*place)->next;
+        while (*place && !pthread_equal((*place)->thread, pthread_self())) place = &(*place)->next;
         job_t *job = *place;
         if (job) { *place = job->next; if (!job->next) jobs_end = place; }
         pthread_mutex_unlock(&lock);
@@ -116,7 +116,15 @@ static void drain(bool all) {
     }
 }
 
-void standin_drain(void) { drain(false); }
+void standin_discard(void) {
+    while (jobs) {
+        job_t *job = jobs;
+        jobs = job->next;
+        free(job->what);
+        free(job);
+    }
+    jobs_end = &jobs;
+}
 
 bm_status_t bm_dev_getcount(int *count) {
     BEGIN(bm_dev_getcount);
@@ -139,7 +147,7 @@ bm_status_t bm_dev_request(bm_handle_t *handle, int devid) {
 void bm_dev_free(bm_handle_t handle) {
     standin_enter();
     check(handle);
-    drain(true);
+    if (jobs) fatal("a handle is freed under a launch");
     handle->magic = 0;
     free(handle);
     __sync_sub_and_fetch(&standin_control()->live_handles, 1);
@@ -199,6 +207,7 @@ void bm_free_device(bm_handle_t handle, bm_device_mem_t memory) {
     standin_enter();
     check(handle);
     pthread_mutex_lock(&lock);
+    if (jobs) fatal("device memory is freed under a launch");
     block_t *block = block_of(memory.u.device.device_addr);
     if (!block || block->address != memory.u.device.device_addr || block->size != memory.size)
         fatal("what is freed was never allocated");

@@ -185,7 +185,7 @@ void *bmrt_create(bm_handle_t handle) {
 }
 
 void bmrt_destroy(void *which) {
-    standin_drain();
+    standin_discard();
     drop(which);
     free(which);
     standin_control()->live_runtimes--;

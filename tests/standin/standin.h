@@ -79,5 +79,6 @@ void standin_leave(void);
 void *standin_at(uint64_t address, uint64_t size);   /* host memory behind device memory, NULL if it is none */
 void standin_enqueue(void (*run)(void *), void *job);
 void standin_drain(void);                            /* run what this thread has queued */
+void standin_discard(void);                          /* forget what is queued */
 bm_status_t bm_malloc_device_byte(bm_handle_t, bm_device_mem_t *, unsigned int);
 void bm_free_device(bm_handle_t, bm_device_mem_t);
