@@ -28,6 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     about = "random requests of each operation that tests/api/test_openapi.py asks schemathesis for"
     parser.addoption("--examples", type=int, default=10, help=about)
+    about = "held-out scenes of each skill and language that tests/api/test_tpu.py asks both engines about"
+    parser.addoption("--scenes", type=int, default=1, help=about)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:

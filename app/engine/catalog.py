@@ -185,7 +185,7 @@ def _named_on_the_command_line(model: str, reason: str, taken: set[str]) -> Mode
         name = next(one for one in names if one.lower() not in taken)
         aliases = tuple(sorted({model, str(whole)} - {name}))
         compiled = any(whole.glob("*.bmodel"))
-        engine, sees = ("bmrt", ("text", "image")) if compiled else ("transformers", ("text",))
+        engine, sees = ("bmrt", ("text", "image", "video")) if compiled else ("transformers", ("text",))
         return ModelSpec(id=name, source=str(whole), engine=engine, modalities=sees, aliases=aliases)
     if model.startswith((".", "/", "~")):
         raise SettingsError(f"--model {model}: there is no such folder")

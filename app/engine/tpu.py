@@ -12,6 +12,8 @@ from typing import Any
 from app.engine import checkpoint
 from app.engine.bmrt import BmError, Libraries, RuntimeMissingError
 from app.engine.encode import PromptEncoder
+from app.engine.fitting import QwenFitter
+from app.engine.media_types import ClipPlan, MediaOptions
 from app.engine.stats import EngineStats
 from app.engine.stream import Choices
 from app.engine.submit import LanguageEngine, Work
@@ -24,6 +26,25 @@ from app.errors import InvalidRequest, ModelLoadFailed, OutOfMemory
 
 Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
 """Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
+
+
+class BoundedFitter(QwenFitter):
+    """Brings pictures and frames to at most so many pixels as the vision tower was compiled for."""
+
+    def __init__(self, processor: Any, most: int) -> None:
+        super().__init__(processor.image_processor, getattr(processor, "video_processor", None))
+        self._most = most
+
+    def picture(self, image: Any, options: MediaOptions) -> Any:
+        """A picture within the bound."""
+        return super().picture(image, self._bounded(options))
+
+    def clip(self, total: int, fps: float, size: tuple[int, int], options: MediaOptions) -> ClipPlan:
+        """What is kept of a video, each frame within the bound."""
+        return super().clip(total, fps, size, self._bounded(options))
+
+    def _bounded(self, options: MediaOptions) -> MediaOptions:
+        return replace(options, max_pixels=min(options.max_pixels or self._most, self._most))
 
 
 class TpuEngine(LanguageEngine):
@@ -146,11 +167,14 @@ def load(
             defaults = replace(defaults, temperature=0.0, repetition_penalty=None)
         if vision is not None and vision_too:
             _bound(processor, layout.patches * vision.patch**2)
+        encoder = PromptEncoder(
+            processor, vision=vision_too, remote_code=False, thinking_prompt=spec.thinking_prompt
+        )
+        if vision is not None and isinstance(encoder.fitter, QwenFitter):
+            encoder.fitter = BoundedFitter(processor, layout.patches * vision.patch**2)
         return TpuEngine(
-            replace(spec, modalities=("text", "image") if vision_too else ("text",)),
-            PromptEncoder(
-                processor, vision=vision_too, remote_code=False, thinking_prompt=spec.thinking_prompt
-            ),
+            replace(spec, modalities=("text", "image", "video") if vision_too else ("text",)),
+            encoder,
             worker,
             layout,
             defaults=defaults,
@@ -182,10 +206,11 @@ def _number(spec: ModelSpec) -> int:
     return int(number or 0)
 
 
-def _bound(processor: Any, most_pixels: int) -> None:
-    """Let no picture become larger than the vision tower was compiled for."""
+def _bound(processor: Any, most: int) -> None:
+    """Let no picture get more pixels than the vision tower was compiled for."""
     part = processor.image_processor
     bound = {name: value for name, value in dict(part.size).items() if value is not None}
-    for name in ("longest_edge", "shortest_edge"):
-        bound[name] = min(int(bound.get(name, most_pixels)), most_pixels)
+    bound["longest_edge"] = min(int(bound.get("longest_edge", most)), most)
+    if bound.get("shortest_edge", most) > most:  # what is enlarged is rounded up
+        bound["shortest_edge"] = most // 2
     part.size = type(part.size)(**bound)

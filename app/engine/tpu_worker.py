@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 RETRY = 30.0
 """Seconds after which a device that failed is opened anew though nobody asks: a balancer that sends nothing
 to a process that is not ready would never learn that it could be."""
+CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
 CLOSING = 30.0
 """Seconds that closing waits for the step that is under way."""
 
@@ -63,7 +64,7 @@ class Worker:
         self._changed = threading.Condition()
         self._closed = False
         self._memory: tuple[int, int] | None = None
-        self._hits = self._seen = 0
+        self._seen = 0
         self._opened = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"tpu {source.path.stem}", daemon=True)
@@ -112,7 +113,6 @@ class Worker:
         return EngineStats(
             kv_running=rows,
             kv_capacity=capacity,
-            prefix_hit_tokens=self._hits,
             vision_misses=self._seen,
             device_memory=self._memory,
         )
@@ -162,6 +162,7 @@ class Worker:
         source = self.source
         try:
             self._device = Device(source.libraries, source.device)
+            chip = CHIPS.get(self._device.chip(), "unknown")
             self._device.load(source.path)
             self._model = TpuModel(self._device, layout(self._device.nets), source.config, source.vision)
             self._slots = [Slot(cache) for cache in self._model.caches(source.streams)]
@@ -175,7 +176,8 @@ class Worker:
         if self._failure is not None:
             log.info("the TPU works again")
         self._failure = None
-        log.info("tpu:%d runs %d of %d streams at once", source.device, len(self._slots), source.streams)
+        counts = (len(self._slots), source.streams)
+        log.info("tpu:%d, a chip %s, runs %d of %d streams at once", source.device, chip, *counts)
 
     def _release(self) -> None:
         device, self._device, self._model = self._device, None, None
@@ -232,7 +234,6 @@ class Worker:
                 model.copy_cache(slot.cache, known.cache, len(stream.prompt))
             slot.prompt, slot.answer, slot.cache.rows = known.prompt, known.answer, len(stream.prompt)
             work.stream.cached_tokens = len(stream.prompt)
-            self._hits += len(stream.prompt)
         if work.max_tokens:
             self._take(stream, self._chosen(stream, slot.answer))
         else:

@@ -30,7 +30,7 @@ class Build:
     length: int = 512
     stages: tuple[int, ...] = ()
     history: int = 256
-    patches: int = 128
+    patches: int = 160
     embedding_on_disk: bool = False
     batch: int = 1
 
