@@ -14,13 +14,12 @@ from app.engine import loader
 from app.engine.types import ModelSpec
 from models.demo import evaluate
 from models.demo.dialogues import Dialogue, as_messages
-from models.demo.draw import draw_scene
+from models.demo.draw import draw_clip, draw_scene
 from models.demo.palette import LANGUAGES
 from tests import standin
 from tests.conftest import Server, asks, data_url, running, scene, wait_until
 from tests.standin import Control
 
-SKILLS = [skill for skill in evaluate.SKILLS if skill != "clip"]
 CACHE = 2 * 4 * 512 * 2 * 64 * 4
 """Bytes of a KV cache: keys and values, layers, rows, heads, their size, of a number."""
 LIVE = ("live_bytes", "live_blocks", "live_handles", "live_runtimes")
@@ -64,7 +63,7 @@ def tpu(compiled: Callable[..., pathlib.Path], tmp_path_factory: pytest.TempPath
     catalog = folder / "catalog.yaml"
     catalog.write_text(
         "models:\n"
-        f"  - {{id: tpu-demo, source: {compiled()}, engine: bmrt, modalities: [text, image],"
+        f"  - {{id: tpu-demo, source: {compiled()}, engine: bmrt, modalities: [text, image, video],"
         " defaults: {temperature: 0.0}}\n"
         f"  - {{id: tpu-lost, source: {folder}, engine: bmrt}}\n"
     )
@@ -84,17 +83,20 @@ def healed(tpu: Tpu) -> Iterator[None]:
 
 
 def messages(dialogue: Dialogue) -> list[dict[str, Any]]:
-    """A dialogue up to its last question, with its pictures."""
+    """A dialogue up to its last question, with its pictures, or its clip as a list of frames."""
     pictures = iter([data_url(draw_scene(one)) for one in dialogue.pictures])
+
+    def filled(part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] == "image":
+            return {"type": "image_url", "image_url": {"url": next(pictures)}}
+        if part["type"] == "video" and dialogue.clip is not None:
+            return {"type": "video", "video": [data_url(frame) for frame in draw_clip(dialogue.clip)]}
+        return part
+
     found: list[dict[str, Any]] = as_messages(dialogue, until=len(dialogue.turns) - 1)
     for message in found:
         if isinstance(message["content"], list):
-            message["content"] = [
-                {"type": "image_url", "image_url": {"url": next(pictures)}}
-                if part["type"] == "image"
-                else part
-                for part in message["content"]
-            ]
+            message["content"] = [filled(part) for part in message["content"]]
     return found
 
 
@@ -122,7 +124,7 @@ def streamed(client: Any, model: str, case: evaluate.Case) -> str:
 def test_held_out_scenes_are_answered_as_by_the_transformers_engine(
     tpu: Tpu, server: Server, language: Any, pytestconfig: pytest.Config
 ) -> None:
-    for skill in SKILLS:
+    for skill in evaluate.SKILLS:
         for case in evaluate.cases(skill, language, pytestconfig.getoption("scenes")):
             wanted = whole(server.client, "demo", case)
             assert whole(tpu.client, "tpu-demo", case) == wanted
