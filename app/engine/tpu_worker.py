@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from app.engine.bmrt import BmError, Libraries
+from app.engine.bmrt import NO_MEMORY, BmError, Libraries
 from app.engine.sampling import logprobs
 from app.engine.stats import EngineStats
 from app.engine.submit import Work
@@ -163,7 +163,7 @@ class Worker:
         try:
             self._device = Device(source.libraries, source.device)
             chip = CHIPS.get(self._device.chip(), "unknown")
-            self._device.load(source.path)
+            self._load(self._device)
             self._model = TpuModel(self._device, layout(self._device.nets), source.config, source.vision)
             self._slots = [Slot(cache) for cache in self._model.caches(source.streams)]
             self._memory = self._device.memory()
@@ -178,6 +178,18 @@ class Worker:
         self._failure = None
         counts = (len(self._slots), source.streams)
         log.info("tpu:%d, a chip %s, runs %d of %d streams at once", source.device, chip, *counts)
+
+    def _load(self, device: Device) -> None:
+        """Load the networks; the runtime does not say that the memory is too small, so it is looked at."""
+        used, total = device.memory()
+        try:
+            device.load(self.source.path)
+        except BmError as error:
+            size = self.source.path.stat().st_size
+            if error.function != "bmrt_load_bmodel" or size <= total - used:
+                raise
+            told = f"the model has {size / 1e6:.0f} MB, {(total - used) / 1e6:.0f} MB are free"
+            raise BmError(error.function, NO_MEMORY, told) from None
 
     def _release(self) -> None:
         device, self._device, self._model = self._device, None, None

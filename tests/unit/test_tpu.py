@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests import tiny_models  # prepares torchvision
+
+# isort: split
 from app.engine import catalog, loader
 from app.engine.media_types import ImagePart
 from app.engine.tpu import TpuEngine
@@ -33,10 +36,7 @@ from app.errors import (
     ModelLoadFailed,
     OutOfMemory,
 )
-from tests import (
-    standin,
-    tiny_models,  # prepares torchvision
-)
+from tests import standin
 from tests.conftest import scene, wait_until
 
 assert tiny_models
