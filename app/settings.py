@@ -46,18 +46,8 @@ def setting(
     of texts: its flag may be repeated. The value of a secret is in no repr and no error. A group is a heading
     of --help, for this row and for those below it that name none.
     """
-    row = {
-        "help": help_text,
-        "flags": flags,
-        "low": low,
-        "high": high,
-        "choices": choices,
-        "pattern": pattern,
-        "metavar": metavar,
-        "env": env,
-        "secret": secret,
-        "group": group,
-    }
+    row = {"help": help_text, "flags": flags, "low": low, "high": high, "choices": choices}
+    row |= {"pattern": pattern, "metavar": metavar, "env": env, "secret": secret, "group": group}
     return field(default=default, metadata=row, repr=not secret)
 
 
@@ -93,12 +83,7 @@ class Settings:
         0.0, "memory of the KV cache in GB; 0: 40 % of what is free when the model has loaded", low=0
     )
     max_concurrent: int = setting(
-        0,
-        "streams that generate at once; 0: 32, and 10 on a TPU",
-        "-c",
-        low=0,
-        high=1024,
-        group="load and time",
+        0, "streams at once; 0: 32, and 10 on a TPU", "-c", low=0, high=1024, group="load and time"
     )
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
