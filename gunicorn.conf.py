@@ -18,7 +18,7 @@ worker_class = "app.routes.worker.Worker"  # gthread
 workers = 1  # one process holds the weights once; gthread serves all streams from it
 # A stream holds its thread for its life. Fewer threads than streams and queue places would leave requests in
 # the backlog, where neither a 429 nor /health reaches them.
-threads = settings.max_concurrent + settings.max_queue + 16
+threads = settings.streams() + settings.max_queue + 16
 timeout = 120  # of the worker's heartbeat, not of a request: streams may take any time
 graceful_timeout = max(1, int(settings.drain_timeout))  # what still runs after it is cut
 keepalive = 75  # longer than nginx's default of 60 s for idle upstream connections

@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> "Flask":
     app = Flask("vlserve", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     registry = _registry(settings)
-    admission = Admission(settings.max_concurrent + settings.max_queue)
+    admission = Admission(settings.streams() + settings.max_queue)
     metrics = Metrics()
     metrics.registry.register(Monitor(registry, admission))
     app.extensions["settings"] = settings
@@ -99,7 +99,10 @@ def _registry(settings: Settings) -> "ModelRegistry":
     return ModelRegistry(
         _catalog(settings),
         functools.partial(
-            loader.load, max_concurrent=settings.max_concurrent, kv_bytes=int(settings.kv_cache_gb * 1e9)
+            loader.load,
+            max_concurrent=settings.max_concurrent,
+            kv_bytes=int(settings.kv_cache_gb * 1e9),
+            tpu_libraries=settings.tpu_libraries,
         ),
         settings.idle_unload,
     )

@@ -15,6 +15,7 @@
     ├── GenerationFailed           500    server_error           generation_failed
     └── Unavailable                503    server_error           …
         ├── ModelLoadFailed        503    server_error           model_load_failed
+        ├── DeviceFailed           503    server_error           device_failed
         └── OutOfMemory            503    server_error           out_of_memory
 
     ClientLeft                     no answer: nobody is there to read it
@@ -157,6 +158,12 @@ class ModelLoadFailed(Unavailable):
     """The model could not be loaded; the next request tries again."""
 
     code = "model_load_failed"
+
+
+class DeviceFailed(Unavailable):
+    """The device that a model runs on failed; the next request opens it anew."""
+
+    code = "device_failed"
 
 
 class OutOfMemory(Unavailable):

@@ -18,11 +18,11 @@ from app.flags import FlagHelp, Parser
 from app.flags import SettingsError as SettingsError
 
 VERSION = "0.1.0"
-DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
+DEVICE = r"auto|cpu|mps|(cuda|tpu)(:\d{1,3})?|\d{1,3}"
+STREAMS = {"transformers": 32, "bmrt": 10}
+"""Streams at once, by a model's engine, where no number is asked for."""
 KEY = r"[!#-&(-+\--\[\]-~]{4,512}"
-"""At least four characters, since shorter ones could not be kept out of a log; visible ASCII but , " ' \\,
-which separate keys or are written otherwise in a log.
-"""
+"""Visible ASCII but , " ' \\, which separate keys or are written otherwise in a log; shorter ones could not be."""
 ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
@@ -46,18 +46,8 @@ def setting(
     of texts: its flag may be repeated. The value of a secret is in no repr and no error. A group is a heading
     of --help, for this row and for those below it that name none.
     """
-    row = {
-        "help": help_text,
-        "flags": flags,
-        "low": low,
-        "high": high,
-        "choices": choices,
-        "pattern": pattern,
-        "metavar": metavar,
-        "env": env,
-        "secret": secret,
-        "group": group,
-    }
+    row = {"help": help_text, "flags": flags, "low": low, "high": high, "choices": choices}
+    row |= {"pattern": pattern, "metavar": metavar, "env": env, "secret": secret, "group": group}
     return field(default=default, metadata=row, repr=not secret)
 
 
@@ -79,7 +69,7 @@ class Settings:
     port: int = setting(8000, "port to listen on; 0 takes a free one", "-p", low=0, high=65535)
     device: str = setting(
         "auto",
-        "auto, cpu, cuda, cuda:N or mps",
+        "auto, cpu, cuda, cuda:N, mps, tpu, tpu:N, or the number of a GPU or TPU",
         "-d",
         "--devid",
         pattern=DEVICE,
@@ -88,11 +78,12 @@ class Settings:
     )
     dtype: str = setting("auto", "number format of the weights", choices=DTYPES)
     quantization: str = setting("none", "int8: the language model in 8 bits, on a CPU", choices=QUANTIZATIONS)
+    tpu_libraries: str = setting("", "folder of a TPU's libbmlib.so and libbmrt.so", metavar="FOLDER")
     kv_cache_gb: float = setting(
         0.0, "memory of the KV cache in GB; 0: 40 % of what is free when the model has loaded", low=0
     )
     max_concurrent: int = setting(
-        32, "streams that generate at once", "-c", low=1, high=1024, group="load and time"
+        0, "streams at once; 0: 32, and 10 on a TPU", "-c", low=0, high=1024, group="load and time"
     )
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
@@ -181,6 +172,10 @@ class Settings:
     def __post_init__(self) -> None:
         for row in fields(self):
             _check(row, getattr(self, row.name))
+
+    def streams(self, engine: str = "transformers") -> int:
+        """Streams that a model of that engine computes at once."""
+        return self.max_concurrent or STREAMS[engine]
 
     @property
     def max_body_bytes(self) -> int:

@@ -28,6 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     about = "random requests of each operation that tests/api/test_openapi.py asks schemathesis for"
     parser.addoption("--examples", type=int, default=10, help=about)
+    about = "held-out scenes of each skill and language that tests/api/test_tpu.py asks both engines about"
+    parser.addoption("--scenes", type=int, default=1, help=about)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -174,5 +176,36 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pathlib.Pa
     def folder(family: str) -> pathlib.Path:
         path = root / family
         return path if path.exists() else tiny_models.build(family, path)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], pathlib.Path]
+) -> Callable[..., pathlib.Path]:
+    """Folders of models compiled for the TPU's stand-in: the demo model, or a tiny family, each way once."""
+    from tests import tiny_models  # prepares torchvision
+
+    # isort: split
+    import torch
+    import transformers
+
+    from tests.standin.export import Build, export
+
+    assert tiny_models
+    root = tmp_path_factory.mktemp("compiled")
+
+    @functools.cache
+    def model(weights: pathlib.Path) -> Any:
+        sees = "vision_config" in (weights / "config.json").read_text(encoding="utf-8")
+        kind: Any = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+        return kind.from_pretrained(weights, dtype=torch.float32).eval()
+
+    @functools.cache
+    def folder(family: str = "demo", **options: Any) -> pathlib.Path:
+        weights = ROOT / "models" / "demo" / "weights" if family == "demo" else tiny(family)
+        name = "-".join([family, *(f"{option}={value}" for option, value in options.items())])
+        return export(model(weights), weights, root / re.sub(r"[^\w=-]", "", name), Build(**options))
 
     return folder

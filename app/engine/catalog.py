@@ -41,7 +41,10 @@ ENTRY: dict[str, Rule] = {
     "engine": (_text, "a name"),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "quantization": (lambda value: value in QUANTIZATIONS, f"one of {', '.join(QUANTIZATIONS)}"),
-    "device": (lambda value: _text(value) and bool(re.fullmatch(DEVICE, value)), "auto, cpu, mps or cuda:N"),
+    "device": (
+        lambda value: _text(value) and bool(re.fullmatch(DEVICE, value)),
+        "auto, cpu, mps, cuda:N or tpu:N",
+    ),
     "modalities": (_modalities, "a list of text, image, video"),
     "context_length": (_number(1, 10**9, whole=True), "a number of tokens"),
     "aliases": (_texts, "a list of names"),
@@ -195,7 +198,9 @@ def _named_on_the_command_line(model: str, reason: str, taken: set[str]) -> Mode
         names = (whole.name, f"{whole.parent.name}/{whole.name}", str(whole))
         name = next(one for one in names if one.lower() not in taken)
         aliases = tuple(sorted({model, str(whole)} - {name}))
-        return ModelSpec(id=name, source=str(whole), aliases=aliases)
+        compiled = any(whole.glob("*.bmodel"))
+        engine, sees = ("bmrt", ("text", "image", "video")) if compiled else ("transformers", ("text",))
+        return ModelSpec(id=name, source=str(whole), engine=engine, modalities=sees, aliases=aliases)
     if model.startswith((".", "/", "~")):
         raise SettingsError(f"--model {model}: there is no such folder")
     owner, slash, name = model.partition("/")

@@ -56,7 +56,7 @@ def inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool, bool]:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
 
-    raw = _config_json(spec, folder)
+    raw = config_json(spec, folder)
     kind = raw.get("model_type")
     remote = "auto_map" in raw
     if remote and not spec.trust_remote_code:
@@ -77,7 +77,8 @@ def inspect(spec: ModelSpec, folder: Path) -> tuple[Any, Any, bool, bool]:
     return config, AutoModelForCausalLM, False, remote
 
 
-def _config_json(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+def config_json(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """A folder's config.json, beside which there is a tokenizer; raises ModelLoadFailed."""
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError:

@@ -19,6 +19,7 @@ from app.engine.machine import free_memory, usable_cores
 from app.engine.progress import progress_of_weights
 from app.engine.types import Defaults, Engine, ModelSpec, Progress
 from app.errors import ModelLoadFailed, OutOfMemory
+from app.settings import STREAMS
 
 log = logging.getLogger(__name__)
 _reading = threading.Lock()  # weights are read one model at a time: the memory that one sees is still there
@@ -32,13 +33,31 @@ HEADROOM = 1.15
 """Memory asked for, beyond the bytes of the weights, for buffers and a first prompt."""
 
 
-def load(spec: ModelSpec, progress: Progress, *, max_concurrent: int, kv_bytes: int = 0) -> Engine:
-    """The engine of a catalogue entry, with so many bytes of KV cache (0: a share of what is free)."""
-    if spec.engine != "transformers":
-        raise ModelLoadFailed(f"{spec.id}: there is no engine {spec.engine!r} in this version.")
+def load(
+    spec: ModelSpec,
+    progress: Progress,
+    *,
+    max_concurrent: int = 0,
+    kv_bytes: int = 0,
+    tpu_libraries: str = "",
+) -> Engine:
+    """The engine of a catalogue entry, for so many streams at once (0: what its device is good for), with so
+    many bytes of KV cache (0: a share of what is free).
+    """
+    if spec.engine not in STREAMS:
+        raise ModelLoadFailed(
+            f"{spec.id}: there is no engine {spec.engine!r}; choose {' or '.join(STREAMS)}."
+        )
+    max_concurrent = max_concurrent or STREAMS[spec.engine]
     folder = checkpoint.fetch(spec, progress)
     progress("importing torch", 0.0)
     torch = _import_torch()
+    if spec.engine == "bmrt":
+        from app.engine import tpu
+
+        return tpu.load(
+            spec, folder, progress, _for_tpu, libraries=tpu_libraries, max_concurrent=max_concurrent
+        )
     from app.engine import linear
 
     progress("reading the configuration", 0.0)
@@ -80,7 +99,11 @@ def _import_torch() -> Any:
 
 
 def _device(torch: Any, spec: ModelSpec) -> Any:
-    wanted = spec.device
+    wanted = f"cuda:{spec.device}" if spec.device.isdigit() else spec.device
+    if wanted.startswith("tpu"):
+        raise ModelLoadFailed(
+            f"{spec.id}: {wanted} runs models that were compiled for it (engine bmrt), not this one."
+        )
     if wanted == "auto":
         wanted = (
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -172,23 +195,14 @@ def _engine(
 ) -> Engine:
     from dataclasses import replace
 
-    from transformers import AutoProcessor, AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     from app.engine.encode import PromptEncoder
     from app.engine.generate import TransformersEngine
 
-    with checkpoint.explained(spec, "its tokenizer or processor cannot be read"):
-        processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
-            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
-        )
-        tokenizer = getattr(processor, "tokenizer", processor)
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError("no fast tokenizer (tokenizer.json)")
-    own = getattr(model, "generation_config", None) or GenerationConfig()
-    if (folder / "generation_config.json").exists():  # transformers passes over a broken one in silence
-        with checkpoint.explained(spec, "its generation_config.json is broken"):
-            own = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    stop_ids = _ids(own.eos_token_id) | _ids(tokenizer.eos_token_id)
+    processor = _processor(spec, folder, vision=vision)
+    own = _own_config(spec, folder, getattr(model, "generation_config", None))
+    stop_ids = _ids(own.eos_token_id) | _ids(getattr(processor, "tokenizer", processor).eos_token_id)
     defaults = _defaults(spec, own)
     inner = getattr(model, "language_model", None)  # where remote code calls generate()
     if inner is not None and hasattr(inner, "generation_config"):
@@ -214,6 +228,38 @@ def _modalities(processor: Any, *, vision: bool, remote: bool) -> tuple[str, ...
         return ("text",)
     clips = not remote and getattr(processor, "video_processor", None) is not None
     return ("text", "image", "video") if clips else ("text", "image")
+
+
+def _processor(spec: ModelSpec, folder: Path, *, vision: bool) -> Any:
+    """A model's processor, or its tokenizer where it takes text only."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    with checkpoint.explained(spec, "its tokenizer or processor cannot be read"):
+        processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("no fast tokenizer (tokenizer.json)")
+    return processor
+
+
+def _own_config(spec: ModelSpec, folder: Path, of_model: Any = None) -> Any:
+    """What a model's files say of generation."""
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").exists():  # transformers passes over a broken one in silence
+        with checkpoint.explained(spec, "its generation_config.json is broken"):
+            return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return of_model or GenerationConfig()
+
+
+def _for_tpu(spec: ModelSpec, config: Path, vision: bool) -> tuple[Any, Defaults, frozenset[int]]:
+    """The processor, defaults and stop tokens that stand beside a compiled model."""
+    processor = _processor(spec, config, vision=vision)
+    own = _own_config(spec, config)
+    stop_ids = _ids(own.eos_token_id) | _ids(getattr(processor, "tokenizer", processor).eos_token_id)
+    return processor, _defaults(spec, own), frozenset(stop_ids)
 
 
 def _batch_loop(spec: ModelSpec, model: Any, max_concurrent: int, kv_bytes: int) -> Any:

@@ -105,13 +105,16 @@ class ModelRegistry:
 
     def status(self, model_id: str) -> tuple[Literal["absent", "loading", "loaded", "failed"], str, float]:
         """Whether a model is loaded; while it loads what is being done and the share done, and if its last
-        load failed, why.
+        load or its device failed, why.
         """
         with self._lock:
             entry, failure = self._entries.get(model_id), self._failures.get(model_id)
         if entry is None:
             return ("failed", failure, 0.0) if failure else ("absent", "", 0.0)
-        return ("loaded" if entry.engine else "loading"), entry.phase, entry.share
+        engine = entry.engine
+        if engine is not None and (fault := engine.fault()):
+            return "failed", fault, 0.0
+        return ("loaded" if engine else "loading"), entry.phase, entry.share
 
     def engines(self) -> list[Engine]:
         """The models that are loaded now."""

@@ -331,5 +331,8 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """Its numbers now; asked from any thread, while it computes."""
 
+    def fault(self) -> str | None:
+        """Why it cannot compute just now, though it is loaded; None while it can."""
+
     def close(self) -> None:
         """Free the model; called when nothing runs on it any more."""

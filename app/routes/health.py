@@ -47,7 +47,7 @@ def _told() -> dict[str, Any]:
     return {
         "model": spec.id,
         "model_dir": spec.source,
-        "max_concurrent": settings.max_concurrent,
+        "max_concurrent": settings.streams(spec.engine),
         "api_auth_enabled": current_app.extensions["keys"].required,
         "version": VERSION,
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "exam
 NOT_RUN = {
     "git", "pip", "npm", "sudo", "systemctl", "journalctl", "nginx", "docker", "podman", "apt-get", "certbot",
     "install", "openssl", "kill", "sqlite3", "pre-commit", "./run_tests.sh", "benchmarks/",
-    "models/demo/",
+    "models/demo/", "./memory_edit.sh", "llm_convert.py",
 }  # fmt: skip
 """What begins one of these changes the machine, needs a network, or takes too long."""
 URL = "http://127.0.0.1:8000"

@@ -98,3 +98,13 @@ def test_curl_examples_run(server: Server) -> None:
         assert done.returncode == 0, done.stderr
         assert re.search('"(choices|response)"', done.stdout), done.stdout
         assert '"error"' not in done.stdout
+
+
+def test_the_table_of_the_tpus_functions_is_whole() -> None:
+    from app.engine.bmrt import FUNCTIONS
+
+    text = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(bm\w+)` \| `[^|]+` \| `(\w+\.py)` \|", text, re.MULTILINE))
+    assert list(rows) == list(FUNCTIONS)
+    for function, file in rows.items():
+        assert f'"{function}"' in (ROOT / "app" / "engine" / file).read_text(encoding="utf-8"), function

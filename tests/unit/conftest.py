@@ -123,6 +123,7 @@ class ScriptedEngine:
         self.requests: list[GenerationRequest] = []
         self.generations: list[ScriptedGeneration] = []
         self.closed = 0
+        self.broken: str | None = None
 
     def submit(self, *requests: GenerationRequest) -> ScriptedGeneration:
         if self.refuses is not None:
@@ -137,6 +138,9 @@ class ScriptedEngine:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
+
+    def fault(self) -> str | None:
+        return self.broken
 
     def token_bytes(self, token: int) -> bytes:
         return chr(token).encode()
@@ -186,7 +190,7 @@ class House:
 
     def __post_init__(self) -> None:
         self.load = lambda spec, progress: self.engine
-        self.admission = Admission(self.settings.max_concurrent + self.settings.max_queue)
+        self.admission = Admission(self.settings.streams() + self.settings.max_queue)
         self.registry = ModelRegistry(
             Catalog(SPECS, "scripted", created=1234), lambda spec, progress: self.load(spec, progress)
         )

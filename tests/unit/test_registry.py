@@ -197,6 +197,14 @@ def test_room_is_made_once_only(registry: ModelRegistry, loader: Loader) -> None
     assert loader.calls == ["second", "scripted", "scripted"]
 
 
+def test_the_status_of_a_model_whose_device_failed_is_why(registry: ModelRegistry, loader: Loader) -> None:
+    registry.get("scripted").release()
+    loader.made[0].broken = "the chip hangs"
+    assert registry.status("scripted") == ("failed", "the chip hangs", 0.0)
+    loader.made[0].broken = None
+    assert registry.status("scripted")[0] == "loaded"
+
+
 def test_the_status_tells_how_far_a_load_is(registry: ModelRegistry, loader: Loader) -> None:
     assert registry.status("scripted") == ("absent", "", 0.0)
     loader.gate.clear()

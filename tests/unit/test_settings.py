@@ -22,6 +22,7 @@ OTHER: dict[str, Any] = {
     "quantization": "int8",
     "kv_cache_gb": 1.5,
     "max_concurrent": 7,
+    "tpu_libraries": "/somewhere/lib",
     "max_queue": 9,
     "request_timeout": 12.5,
     "drain_timeout": 3.5,
@@ -72,6 +73,11 @@ def given_by(flag: str, value: Any) -> list[str]:
 def test_without_anything_the_defaults_hold() -> None:
     assert Settings.from_args([], {}) == Settings.from_env({}) == Settings()
     assert {name for name, value in OTHER.items() if getattr(Settings(), name) == value} == set()
+
+
+def test_streams_are_as_many_as_the_device_is_good_for() -> None:
+    assert (Settings().streams(), Settings().streams("bmrt")) == (32, 10)
+    assert Settings(max_concurrent=4).streams("bmrt") == Settings(max_concurrent=4).streams() == 4
 
 
 def test_this_test_knows_every_field() -> None:
@@ -140,6 +146,8 @@ def test_there_are_short_forms_for_two_models(flag: str, model: str) -> None:
         (["-d", "mps"], "device", "mps"),
         (["--devid", "cuda:0"], "device", "cuda:0"),
         (["-c", "4"], "max_concurrent", 4),
+        (["--devid", "tpu:1"], "device", "tpu:1"),
+        (["--devid", "1"], "device", "1"),
         (["-l", "debug"], "log_level", "DEBUG"),
         (["--dtype", "Float16"], "dtype", "float16"),
         (["--no-preload"], "preload", False),

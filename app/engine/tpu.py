@@ -1,0 +1,216 @@
+"""Qwen on a Sophon TPU behind the Engine protocol: a folder with a .bmodel and config/ becomes an engine.
+
+Prompts are encoded, tokens drawn and grammars followed by the same code as everywhere (submit.py); the device
+computes logits, or tokens where a model was compiled so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.engine import checkpoint
+from app.engine.bmrt import BmError, Libraries, RuntimeMissingError
+from app.engine.encode import PromptEncoder
+from app.engine.fitting import QwenFitter
+from app.engine.media_types import ClipPlan, MediaOptions
+from app.engine.stats import EngineStats
+from app.engine.stream import Choices
+from app.engine.submit import LanguageEngine, Work
+from app.engine.tpu_device import UnknownModelError
+from app.engine.tpu_layout import Layout
+from app.engine.tpu_prompt import Vision, prompt
+from app.engine.tpu_worker import Source, Worker
+from app.engine.types import Defaults, GenerationRequest, ModelSpec, Progress
+from app.errors import InvalidRequest, ModelLoadFailed, OutOfMemory
+
+Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
+"""Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
+
+
+class BoundedFitter(QwenFitter):
+    """Brings pictures and frames to at most so many pixels as the vision tower was compiled for."""
+
+    def __init__(self, processor: Any, most: int) -> None:
+        super().__init__(processor.image_processor, getattr(processor, "video_processor", None))
+        self._most = most
+
+    def picture(self, image: Any, options: MediaOptions) -> Any:
+        """A picture within the bound."""
+        return super().picture(image, self._bounded(options))
+
+    def clip(self, total: int, fps: float, size: tuple[int, int], options: MediaOptions) -> ClipPlan:
+        """What is kept of a video, each frame within the bound."""
+        return super().clip(total, fps, size, self._bounded(options))
+
+    def _bounded(self, options: MediaOptions) -> MediaOptions:
+        return replace(options, max_pixels=min(options.max_pixels or self._most, self._most))
+
+
+class TpuEngine(LanguageEngine):
+    """A compiled model on a TPU, whose worker computes all streams."""
+
+    def __init__(
+        self, spec: ModelSpec, encoder: PromptEncoder, worker: Worker, layout: Layout, **own: Any
+    ) -> None:
+        length = spec.context_length or layout.length
+        super().__init__(
+            spec,
+            encoder,
+            context_length=min(length, layout.length),
+            prompt_length=min(layout.prompt_limit, length),
+            **own,
+        )
+        self._worker, self._layout = worker, layout
+        self._vision = worker.source.vision
+
+    def submit(self, *requests: GenerationRequest) -> Choices:
+        """As all engines do it; InvalidRequest also for what needs logits that the model does not give."""
+        for request in requests:
+            self._check(request)
+        return super().submit(*requests)
+
+    def busy(self) -> tuple[int, int]:
+        """Running and waiting generations."""
+        return self._worker.count()
+
+    def memory_bytes(self) -> int:
+        """Bytes of the compiled model."""
+        return self._worker.source.path.stat().st_size
+
+    def stats(self) -> EngineStats:
+        """What its caches hold and the device's memory."""
+        return self._worker.stats()
+
+    def fault(self) -> str | None:
+        """Why the device does not compute, until the next request opens it again."""
+        return self._worker.fault()
+
+    def close(self) -> None:
+        """Free the device."""
+        self._grammars.close()
+        self._worker.close()
+
+    def _begin(self, works: Sequence[Work]) -> None:
+        for work in works:
+            self._worker.add(work, work.inputs["prompt"])
+
+    def _wake(self) -> None:
+        self._worker.wake()
+
+    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The prompt as the networks take it; raises InvalidRequest for a picture that is too large."""
+        arrays = {name: value.numpy() for name, value in inputs.items() if hasattr(value, "numpy")}
+        made = prompt(arrays, self._vision, self._layout.axes)
+        for picture in made.pictures:
+            if picture.patches > self._layout.patches:
+                raise InvalidRequest(
+                    f"A picture has {picture.patches} patches; this model was compiled for "
+                    f"{self._layout.patches}.",
+                    param="messages",
+                    code="image_too_large",
+                )
+        return {"input_ids": inputs["input_ids"], "prompt": made}
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Raise InvalidRequest for what a model that tells only tokens cannot do."""
+        if not self._layout.greedy_only:
+            return
+        wanted = request.sampling
+        needs_logits = {
+            "temperature": wanted.temperature > 0,
+            "logprobs": wanted.top_logprobs is not None or request.score_prompt,
+            "logit_bias": bool(wanted.logit_bias),
+            "presence_penalty": wanted.presence_penalty != 0,
+            "frequency_penalty": wanted.frequency_penalty != 0,
+            "repetition_penalty": wanted.repetition_penalty != 1,
+            "min_tokens": wanted.min_tokens > 0,
+            "max_thinking_tokens": request.max_thinking_tokens is not None,
+            "tool_choice": request.tools is not None and request.tools.choice == "required",
+            request.grammar.param if request.grammar else "": request.grammar is not None,
+        }
+        for param, needed in needs_logits.items():
+            if needed:
+                raise InvalidRequest(
+                    f"This model was compiled without --do_sample: it gives the likeliest token and nothing "
+                    f"else, so {param} cannot be had (docs/tpu.md). Temperature 0 works.",
+                    param=param,
+                    code="unsupported_by_model",
+                )
+
+
+def load(
+    spec: ModelSpec, folder: Path, progress: Progress, read: Read, *, libraries: str, max_concurrent: int
+) -> TpuEngine:
+    """The engine of a folder; raises ModelLoadFailed or OutOfMemory."""
+    path, config = _files(spec, folder)
+    raw = checkpoint.config_json(spec, config)
+    progress("loading the networks", 0.1)
+    try:
+        vision = Vision.of(raw)
+        number = _number(spec)
+        worker = Worker(Source(Libraries(libraries), number, path, config, vision, max_concurrent))
+        layout = worker.open()
+    except (RuntimeMissingError, UnknownModelError) as error:
+        raise ModelLoadFailed(f"{spec.id}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelLoadFailed(f"{spec.id}: its config.json lacks {error}.") from None
+    except BmError as error:
+        if error.is_out_of_memory:
+            raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
+        raise ModelLoadFailed(f"{spec.id}: {error}") from None
+    try:
+        progress("reading the tokenizer", 0.9)
+        vision_too = vision is not None and layout.patches > 0
+        processor, defaults, stop_ids = read(spec, config, vision_too)
+        if layout.greedy_only:
+            defaults = replace(defaults, temperature=0.0, repetition_penalty=None)
+        if vision is not None and vision_too:
+            _bound(processor, layout.patches * vision.patch**2)
+        encoder = PromptEncoder(
+            processor, vision=vision_too, remote_code=False, thinking_prompt=spec.thinking_prompt
+        )
+        if vision is not None and isinstance(encoder.fitter, QwenFitter):
+            encoder.fitter = BoundedFitter(processor, layout.patches * vision.patch**2)
+        return TpuEngine(
+            replace(spec, modalities=("text", "image", "video") if vision_too else ("text",)),
+            encoder,
+            worker,
+            layout,
+            defaults=defaults,
+            stop_ids=stop_ids,
+            device=f"tpu:{number}",
+        )
+    except BaseException:
+        worker.close()
+        raise
+
+
+def _files(spec: ModelSpec, folder: Path) -> tuple[Path, Path]:
+    found = sorted(folder.glob("*.bmodel"))
+    if len(found) != 1:
+        raise ModelLoadFailed(
+            f"{spec.id}: its folder has {len(found)} files *.bmodel; it must have one, and config/ beside it."
+        )
+    if not (folder / "config").is_dir():
+        raise ModelLoadFailed(f"{spec.id}: its folder has no config/ with the model's configuration.")
+    return found[0], folder / "config"
+
+
+def _number(spec: ModelSpec) -> int:
+    kind, _, number = spec.device.partition(":")
+    if kind.isdigit():
+        return int(kind)
+    if kind not in ("auto", "tpu"):
+        raise UnknownModelError(f"a .bmodel runs on a TPU, not on {spec.device}")
+    return int(number or 0)
+
+
+def _bound(processor: Any, most: int) -> None:
+    """Let no picture get more pixels than the vision tower was compiled for."""
+    part = processor.image_processor
+    bound = {name: value for name, value in dict(part.size).items() if value is not None}
+    bound["longest_edge"] = min(int(bound.get("longest_edge", most)), most)
+    if bound.get("shortest_edge", most) > most:  # what is enlarged is rounded up
+        bound["shortest_edge"] = most // 2
+    part.size = type(part.size)(**bound)

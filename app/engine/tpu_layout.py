@@ -1,0 +1,146 @@
+"""What a .bmodel of a language model is made of, told from its networks and never from its file's name.
+
+Compilers have laid the networks out in four ways so far: a prompt's blocks are static or dynamic, and they
+see what is cached through inputs of their own, through networks of their own (block_kv_*), or not at all.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app.engine.bmrt import BFLOAT16, FLOAT16, FLOAT32, INT32
+from app.engine.tpu_device import Net, UnknownModelError
+
+History = Literal["none", "inputs", "networks"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A compiled model: `input_length` tokens of a prompt at once, `length` of prompt and answer together.
+
+    `axes` is 3 where positions are time, row and column. `decode_stages` are the rows of cache that decoding
+    was compiled for, ascending, each with its stage's number. `state_dtype` is that of hidden states, masks
+    and cache. `embeds` is false where the embedding is a file.
+    """
+
+    nets: Mapping[str, Net]
+    layers: int
+    input_length: int
+    length: int
+    width: int
+    vocabulary: int
+    state_dtype: int
+    axes: int
+    dynamic: bool
+    masked: bool
+    history: History
+    history_length: int
+    kv_heads: int
+    head_size: int
+    decode_stages: tuple[tuple[int, int], ...]
+    deepstack: int
+    greedy_only: bool
+    embeds: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number of a hidden state."""
+        return 4 if self.state_dtype == FLOAT32 else 2
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a token's hidden state."""
+        return self.width * self.itemsize
+
+    @property
+    def kv_row_bytes(self) -> int:
+        """Bytes of a token's keys, or values, in one layer."""
+        return self.kv_heads * self.head_size * self.itemsize
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of a KV cache."""
+        return 2 * self.layers * self.length * self.kv_row_bytes
+
+    @property
+    def prompt_limit(self) -> int:
+        """Tokens of the longest prompt: with history it is computed in pieces, each of which begins where
+        what went before still fits.
+        """
+        if self.history == "none":
+            return min(self.input_length, self.length)
+        pieces = self.history_length // self.input_length + 1
+        return min(pieces * self.input_length, self.length)
+
+    @property
+    def patches(self) -> int:
+        """Patches of the largest picture; 0 for a model of text."""
+        return self.nets["vit"].inputs[0].dims[0] if "vit" in self.nets else 0
+
+    @property
+    def vit_is_windowed(self) -> bool:
+        """Whether the vision tower is Qwen2.5-VL's, which takes two masks."""
+        return "vit" in self.nets and len(self.nets["vit"].inputs[2].dims) == 4
+
+
+def layout(nets: Mapping[str, Net]) -> Layout:
+    """What these networks are; raises UnknownModelError, with a reason, if that cannot be served."""
+    layers = sum(bool(re.fullmatch(r"block_\d+", name)) for name in nets)
+    for name in (
+        "lm_head",
+        *(f"block{kind}_{layer}" for layer in range(layers or 1) for kind in ("", "_cache")),
+    ):
+        if name not in nets:
+            raise UnknownModelError(f"it has no network {name}: it is no language model of LLM-TPU's make")
+    block, cache, head = nets["block_0"], nets["block_cache_0"], nets["lm_head"]
+    if len(cache.inputs) != 5 or len(cache.inputs[3].dims) != 4:
+        raise UnknownModelError("its decoding takes other inputs than states, positions, mask, keys, values")
+    if cache.inputs[0].dims[0] != 1:
+        raise UnknownModelError("it was compiled with --batch, which this server does not use")
+    history: History = "networks" if "block_kv_0" in nets else "inputs" if len(block.inputs) == 5 else "none"
+    if len(block.inputs) not in (2, 3, 5) or (history == "networks" and len(block.inputs) != 2):
+        raise UnknownModelError(f"its blocks take {len(block.inputs)} inputs: no layout that is known")
+    dtype = block.inputs[0].dtype
+    if dtype not in (FLOAT32, FLOAT16, BFLOAT16) or {cache.inputs[i].dtype for i in (0, 2, 3, 4)} != {dtype}:
+        raise UnknownModelError("its states and its cache are not of one floating-point format")
+    past = {"networks": nets.get("block_kv_0"), "inputs": block, "none": None}[history]
+    stages = sorted((stage.inputs[3].dims[1], number) for number, stage in enumerate(cache.stages))
+    vit = nets.get("vit")
+    if vit is not None and len(vit.inputs) not in (4, 5):
+        raise UnknownModelError(f"its vision tower takes {len(vit.inputs)} inputs, neither 4 nor 5")
+    found = Layout(
+        nets=nets,
+        layers=layers,
+        input_length=block.inputs[0].dims[1],
+        length=stages[-1][0],
+        width=head.inputs[0].dims[1],
+        vocabulary=head.outputs[0].dims[-1],
+        state_dtype=dtype,
+        axes=block.inputs[1].dims[0],
+        dynamic=block.is_dynamic,
+        masked=len(block.inputs) != 2,
+        history=history,
+        history_length=0 if past is None else past.inputs[-1].dims[1],
+        kv_heads=cache.inputs[3].dims[2],
+        head_size=cache.inputs[3].dims[3],
+        decode_stages=tuple(stages),
+        deepstack=len(vit.outputs) - 1 if vit is not None and "add" in nets else 0,
+        greedy_only=head.outputs[0].dims[-1] == 1,
+        embeds="embedding" in nets and "embedding_cache" in nets,
+    )
+    _check(found)
+    return found
+
+
+def _check(found: Layout) -> None:
+    block, cache = found.nets["block_0"], found.nets["block_cache_0"]
+    widths = {block.inputs[0].dims[-1], cache.inputs[0].dims[-1], found.width}
+    if len(widths) != 1 or found.axes not in (1, 3):
+        raise UnknownModelError(f"its networks disagree about the width of a state: {sorted(widths)}")
+    if cache.outputs[1].bytes != found.kv_row_bytes:
+        raise UnknownModelError("a decoding step gives keys of another size than its cache has")
+    if found.embeds:
+        embedding = found.nets["embedding"]
+        if embedding.inputs[0].dtype != INT32 or embedding.inputs[0].dims != (1, found.input_length):
+            raise UnknownModelError("its embedding takes no row of token ids as long as its blocks are")

@@ -1,0 +1,117 @@
+"""The C interface: the layout of its structures, how libraries are found, what their failures become."""
+
+import ctypes
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from app.engine import bmrt
+from app.engine.bmrt import FUNCTIONS, SIZES, BmError, Libraries, RuntimeMissingError
+from tests import standin
+from tests.conftest import ROOT
+
+C_NAMES = {
+    "DeviceMemory": "bm_device_mem_t",
+    "Shape": "bm_shape_t",
+    "Tensor": "bm_tensor_t",
+    "StageInfo": "bm_stage_info_t",
+    "NetInfo": "bm_net_info_t",
+    "HeapStat": "bm_heap_stat_t",
+    "DeviceStat": "bm_dev_stat_t",
+}
+C_FIELDS = {
+    "DeviceMemory": {"address": "u.device.device_addr", "dmabuf_fd": "u.device.dmabuf_fd",
+                     "reserved": "u.device.reserved"},
+    "Tensor": {"memory": "device_mem", "store_mode": "st_mode"},
+    "StageInfo": {"input_memories": "input_mems", "output_memories": "output_mems"},
+    "NetInfo": {"input_zero_points": "input_zero_point", "output_zero_points": "output_zero_point",
+                "input_devices": "input_loc_devices", "output_devices": "output_loc_devices"},
+    "HeapStat": {"total": "mem_total", "available": "mem_avail", "used": "mem_used"},
+    "DeviceStat": {"memory_total": "mem_total", "memory_used": "mem_used", "heaps": "heap_stat"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def libraries() -> Libraries:
+    assert standin.control()
+    return Libraries(str(standin.libraries()))
+
+
+def test_every_field_lies_where_c_puts_it(tmp_path: pathlib.Path) -> None:
+    lines, expected = [], []
+    for kind in SIZES:
+        c_name = C_NAMES[kind.__name__]
+        lines.append(f'printf("%zu\\n", sizeof({c_name}));')
+        expected.append(ctypes.sizeof(kind))
+        for field in kind._fields_:
+            c_field = C_FIELDS.get(kind.__name__, {}).get(field[0], field[0])
+            lines.append(f'printf("%zu\\n", offsetof({c_name}, {c_field}));')
+            expected.append(getattr(kind, field[0]).offset)
+    source = tmp_path / "layout.c"
+    body = "\n".join(lines)
+    source.write_text(f'#include "standin.h"\n#include <stdio.h>\nint main(void) {{ {body} return 0; }}')
+    command = ["gcc", "-I", str(standin.SOURCES), "-o", str(tmp_path / "layout"), str(source)]
+    subprocess.run(command, check=True, timeout=60)
+    done = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True, timeout=10)
+    assert [int(line) for line in done.stdout.split()] == expected
+    assert {kind: ctypes.sizeof(kind) for kind in SIZES} == SIZES
+
+
+def test_libraries_that_are_missing_are_one_clear_line(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(
+        RuntimeMissingError, match=r"libbmlib\.so is not in .*libsophon.*--tpu-libraries"
+    ) as told:
+        Libraries(str(tmp_path))
+    assert "\n" not in str(told.value)
+
+
+def test_the_systems_library_path_is_asked_where_no_folder_is_named() -> None:
+    code = "from app.engine.bmrt import Libraries; Libraries(); print('found')"
+    environ = os.environ | {"LD_LIBRARY_PATH": str(standin.libraries())}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "found\n", done.stderr
+
+
+def test_an_older_runtime_is_refused_by_name(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "old.c").write_text("int bm_dev_getcount(int *count) { *count = 1; return 0; }")
+    for name in ("libbmlib.so", "libbmrt.so"):
+        command = ["gcc", "-shared", "-fPIC", "-o", str(tmp_path / name), str(tmp_path / "old.c")]
+        subprocess.run(command, check=True, timeout=60)
+    with pytest.raises(
+        RuntimeMissingError, match=r"has no bm_dev_request: it is older than libsophon 0\.5\.1"
+    ):
+        Libraries(str(tmp_path))
+
+
+def test_a_code_is_named_with_its_function_and_its_meaning(libraries: Libraries) -> None:
+    handle = ctypes.c_void_p()
+    with pytest.raises(BmError, match=r"bm_dev_request failed with code 2: failure\.") as told:
+        libraries.call("bm_dev_request", ctypes.byref(handle), 99)
+    assert (told.value.function, told.value.code) == ("bm_dev_request", 2)
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"), [(3, "timeout"), (5, "no device memory is left"), (77, "a code")]
+)
+def test_each_code_has_a_meaning(libraries: Libraries, code: int, meaning: str) -> None:
+    standin.control().fail("bm_dev_getcount", code=code)
+    with pytest.raises(BmError, match=meaning) as told:
+        libraries.call("bm_dev_getcount", ctypes.byref(ctypes.c_int()))
+    assert told.value.is_out_of_memory == (code == 5)
+
+
+def test_every_function_says_what_it_takes(libraries: Libraries) -> None:
+    for name, function in FUNCTIONS.items():
+        found = libraries._functions[name]
+        assert found.argtypes == function.arguments
+        assert (found.restype is None) == (function.answer == "value" and function.result is None)
+
+
+def test_a_shape_has_eight_dimensions_at_most() -> None:
+    assert list(bmrt.shape((2, 3)).dims)[:2] == [2, 3]
+    with pytest.raises(ValueError, match="9 dimensions"):
+        bmrt.shape(range(9))

@@ -1,0 +1,464 @@
+"""The TPU engine on the stand-in: streams in turns, what it refuses, what becomes of a device that fails."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests import tiny_models  # prepares torchvision
+
+# isort: split
+from app.engine import catalog, loader
+from app.engine.media_types import ImagePart
+from app.engine.tpu import TpuEngine
+from app.engine.types import (
+    Defaults,
+    Finish,
+    Function,
+    GenerationRequest,
+    Grammar,
+    Logprobs,
+    Message,
+    ModelSpec,
+    Sampling,
+    TextPart,
+    Token,
+    Tools,
+)
+from app.errors import (
+    ApiError,
+    ContextLengthExceeded,
+    DeviceFailed,
+    InvalidRequest,
+    ModelLoadFailed,
+    OutOfMemory,
+)
+from tests import standin
+from tests.conftest import scene, wait_until
+
+assert tiny_models
+Compiled = Callable[..., pathlib.Path]
+GREEDY = Sampling(temperature=0.0)
+LIVE = ("live_bytes", "live_blocks", "live_handles", "live_runtimes", "callers")
+
+
+def spec(folder: pathlib.Path, **more: Any) -> ModelSpec:
+    return ModelSpec("tpu", str(folder), engine="bmrt", modalities=("text", "image"), **more)
+
+
+def asks(text: str = "Hello! Who are you?", *pictures: Any, **more: Any) -> GenerationRequest:
+    parts: list[Any] = [*(ImagePart("", "messages", picture) for picture in pictures), TextPart(text)]
+    more = {"sampling": GREEDY} | more
+    return GenerationRequest((Message("user", tuple(parts)),), **more)
+
+
+def said(engine: Any, *requests: GenerationRequest) -> list[str]:
+    """The text of each choice."""
+    found: dict[int, str] = {}
+    for event in engine.submit(*requests):
+        if isinstance(event, Token | Finish):
+            found[event.choice] = found.get(event.choice, "") + event.text
+    return [found[choice] for choice in sorted(found)]
+
+
+def finishes(engine: Any, request: GenerationRequest) -> Finish:
+    events = list(engine.submit(request))
+    assert isinstance(events[-1], Finish)
+    return events[-1]
+
+
+@pytest.fixture
+def load(compiled: Compiled) -> Iterator[Callable[..., TpuEngine]]:
+    """Loads compiled models; when the test ends, they leave nothing on the device."""
+    made: list[TpuEngine] = []
+    control = standin.control()
+    refused = control["host_refused"]
+
+    def loaded(streams: int = 10, changes: dict[str, Any] | None = None, **options: Any) -> TpuEngine:
+        control["most_callers"] = 0
+        engine = loader.load(
+            spec(compiled(**options), **(changes or {})),
+            lambda what, share: None,
+            max_concurrent=streams,
+            tpu_libraries=str(standin.libraries()),
+        )
+        assert isinstance(engine, TpuEngine)
+        made.append(engine)
+        return engine
+
+    yield loaded
+    control.heal()
+    control["limit_bytes"] = control["launch_micros"] = 0
+    for engine in made:
+        engine.close()
+    assert [control[name] for name in LIVE] == [0] * len(LIVE)
+    assert control["host_refused"] == refused
+    assert control["most_callers"] <= 1
+
+
+def test_it_says_what_it_is(load: Callable[..., TpuEngine]) -> None:
+    engine = load()
+    assert (engine.device, engine.context_length, engine.prompt_length) == ("tpu:0", 512, 256)
+    assert engine.modalities == ("text", "image", "video")
+    assert engine.busy() == (0, 0)
+    assert engine.memory_bytes() > 10e6
+    assert engine.fault() is None
+    stats = engine.stats()
+    assert (stats.kv_capacity, stats.kv_running) == (10 * 512, 0)
+    assert stats.device_memory is not None
+    assert stats.device_memory[1] == 15 << 30
+
+
+def test_it_answers_with_and_without_a_picture(load: Callable[..., TpuEngine]) -> None:
+    engine = load()
+    assert said(engine, asks("What is in this picture?", scene())) == [
+        "A large red circle in the center, on a white background."
+    ]
+    assert "vlserve" in said(engine, asks())[0]
+    assert engine.stats().vision_misses == 1
+
+
+def test_ten_streams_on_two_caches_do_not_mix(load: Callable[..., TpuEngine]) -> None:
+    colours = ["red", "blue", "green", "yellow", "black"]
+    requests = [asks("What is in this picture?", scene(colour=colour)) for colour in colours]
+    requests += [asks("What colour is it?", scene(colour=colour, shape="square")) for colour in colours]
+    alone = load()
+    wanted = [said(alone, request)[0] for request in requests]
+    alone.close()
+    two = load(streams=2)
+    running = [two.submit(request) for request in requests]
+    assert two.busy()[0] <= 2
+    found = ["".join(event.text for event in one if isinstance(event, Token | Finish)) for one in running]
+    assert found == wanted
+    assert len(set(found)) > 5
+
+
+def test_streams_get_their_tokens_in_turns(load: Callable[..., TpuEngine]) -> None:
+    engine = load(streams=3)
+    order: list[int] = []
+    for event in engine.submit(*[asks(f"Count to {number} please", max_tokens=20) for number in (5, 6, 7)]):
+        if isinstance(event, Token):
+            order.append(event.choice)
+    middle = order[9:24]
+    assert {choice: middle.count(choice) for choice in range(3)} == {0: 5, 1: 5, 2: 5}
+
+
+def test_device_memory_decides_how_many_run_at_once(load: Callable[..., TpuEngine]) -> None:
+    control = standin.control()
+    first = load(streams=1)
+    each, base = 2 * 4 * 512 * 2 * 64 * 4, control["live_bytes"]
+    first.close()
+    control["limit_bytes"] = base + 2 * each + each // 2
+    engine = load(streams=10)
+    assert engine.stats().kv_capacity == 2 * 512
+    assert len(said(engine, *[asks()] * 5)) == 5
+
+
+def test_a_cancelled_stream_gives_its_cache_to_the_next_within_a_token(
+    load: Callable[..., TpuEngine],
+) -> None:
+    engine, control = load(streams=1), standin.control()
+    control["launch_micros"] = 2000
+    first = engine.submit(asks(ignore_eos=True, max_tokens=400))
+    events = iter(first)
+    while not isinstance(next(events), Token):
+        pass
+    second = engine.submit(asks("Hi", max_tokens=3))
+    wait_until(lambda: engine.busy() == (1, 1))
+    launches = control["launches"]
+    first.cancel()
+    wait_until(lambda: any(isinstance(event, Token) for event in second))
+    a_token = 4 + 2
+    assert control["launches"] - launches <= a_token + (1 + 4 + 1) + 3 * a_token
+    second.cancel()
+
+
+def test_one_that_waits_leaves_the_queue(load: Callable[..., TpuEngine]) -> None:
+    engine = load(streams=1)
+    standin.control()["launch_micros"] = 2000
+    first, second = engine.submit(asks(ignore_eos=True, max_tokens=300)), engine.submit(asks())
+    wait_until(lambda: engine.busy() == (1, 1))
+    second.cancel()
+    wait_until(lambda: engine.busy() == (1, 0))
+    assert [type(event) for event in second][-1] is Finish
+    first.cancel()
+    wait_until(lambda: engine.busy() == (0, 0))
+
+
+def test_choices_share_their_prompt_and_differ_by_seed(load: Callable[..., TpuEngine]) -> None:
+    engine, control = load(), standin.control()
+    warm = Sampling(temperature=1.5, seed=3)
+    request = asks("What is in this picture?", scene(), sampling=warm, n=4, max_tokens=24)
+    before = control["launches"]
+    generation = engine.submit(request)
+    found: dict[int, str] = {}
+    for event in generation:
+        if isinstance(event, Token | Finish):
+            found[event.choice] = found.get(event.choice, "") + event.text
+    assert len(set(found.values())) > 1
+    assert engine.stats().vision_misses == 1
+    assert control["launches"] > before
+    assert said(engine, request) == [found[choice] for choice in range(4)]
+    assert said(engine, replace(request, n=2)) == [found[0], found[1]]
+    again = engine.submit(request)
+    list(again)
+    (info,) = again.prompts()
+    assert info.cached_tokens == len(info.ids)
+
+
+@pytest.mark.parametrize("head", ["logits", "heads"])
+def test_a_seed_means_the_same_as_on_every_other_engine(
+    load: Callable[..., TpuEngine], compiled: Compiled, head: str
+) -> None:
+    from tests.conftest import ROOT
+
+    weights = ROOT / "models" / "demo" / "weights"
+    other = loader.load(
+        ModelSpec("demo", str(weights), dtype="float32"), lambda what, share: None, max_concurrent=2
+    )
+    engine = load(head=head)
+    for seed in range(3):
+        for sampling in (
+            Sampling(temperature=1.0, top_k=20, top_p=0.9, seed=seed),
+            Sampling(temperature=1.3, seed=seed, presence_penalty=1.0, logit_bias=((40, 3.0),)),
+        ):
+            request = asks("What do you see?", scene(), sampling=sampling, max_tokens=30)
+            assert said(engine, request) == said(other, request)
+    other.close()
+
+
+def test_log_probabilities_are_those_of_the_logits(load: Callable[..., TpuEngine]) -> None:
+    engine = load(head="heads")
+    tokens = [
+        event
+        for event in engine.submit(asks(sampling=replace(GREEDY, top_logprobs=3), max_tokens=5))
+        if isinstance(event, Token)
+    ]
+    for token in tokens:
+        assert isinstance(token.logprobs, Logprobs)
+        likeliest, logprob = token.logprobs.top[0]
+        assert likeliest == token.id
+        assert abs(logprob - token.logprobs.logprob) < 1e-6
+        assert len(token.logprobs.top) == 3
+
+
+def test_a_texts_own_tokens_are_scored(load: Callable[..., TpuEngine]) -> None:
+    engine = load()
+    request = GenerationRequest(
+        (), replace(GREEDY, top_logprobs=1), prompt="A large red circle.", score_prompt=True, max_tokens=0
+    )
+    generation = engine.submit(request)
+    assert [type(event) for event in generation] == [Finish]
+    (info,) = generation.prompts()
+    assert len(info.logprobs) == len(info.ids)
+    assert info.logprobs[0] is None
+    assert all(isinstance(one, Logprobs) and one.logprob < 0 for one in info.logprobs[1:])
+
+
+def test_a_grammar_holds_the_answer(load: Callable[..., TpuEngine]) -> None:
+    engine = load()
+    choices = Grammar("choice", '["circle", "square"]', "structured_outputs.choice")
+    assert said(engine, asks("Hello!", grammar=choices))[0] in ("circle", "square")
+
+
+def test_stop_tokens_limits_and_the_cache_end_an_answer(load: Callable[..., TpuEngine]) -> None:
+    engine = load(input_length=64, length=80)
+    assert finishes(engine, asks()).reason == "stop"
+    assert finishes(engine, asks(max_tokens=3)).reason == "length"
+    endless = engine.submit(asks(ignore_eos=True))
+    tokens = sum(isinstance(event, Token) for event in endless)
+    assert tokens + len(endless.prompts()[0].ids) == 80
+
+
+def test_prompts_over_the_compiled_length_are_refused_with_the_numbers(
+    load: Callable[..., TpuEngine],
+) -> None:
+    engine = load(input_length=64, length=128)
+    with pytest.raises(
+        ContextLengthExceeded, match=r"takes prompts of 64 tokens; the prompt has \d+"
+    ) as told:
+        engine.submit(asks("red " * 60))
+    assert told.value.param == "messages"
+    with pytest.raises(ContextLengthExceeded, match=r"context is 128 tokens.*at most"):
+        engine.submit(asks(max_tokens=128))
+    with pytest.raises(ContextLengthExceeded, match="has over"):
+        engine.submit(asks("red " * 100_000))
+
+
+def test_pictures_are_brought_to_what_was_compiled(load: Callable[..., TpuEngine]) -> None:
+    engine = load(patches=64)
+    generation = engine.submit(asks("What is in this picture?", scene()))
+    assert generation.prompts()[0].image_tokens <= 16
+    assert [type(event) for event in generation][-1] is Finish
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("temperature", {"sampling": Sampling(temperature=0.7)}),
+    ("logprobs", {"sampling": replace(GREEDY, top_logprobs=2)}),
+    ("logit_bias", {"sampling": replace(GREEDY, logit_bias=((5, 1.0),))}),
+    ("presence_penalty", {"sampling": replace(GREEDY, presence_penalty=1.0)}),
+    ("frequency_penalty", {"sampling": replace(GREEDY, frequency_penalty=1.0)}),
+    ("repetition_penalty", {"sampling": replace(GREEDY, repetition_penalty=1.1)}),
+    ("min_tokens", {"sampling": replace(GREEDY, min_tokens=2)}),
+    ("response_format", {"grammar": Grammar("choice", '["a"]', "response_format")}),
+    ("tool_choice", {"tools": Tools((Function("f"),), "required")}),
+    ("max_thinking_tokens", {"max_thinking_tokens": 5}),
+]
+
+
+def test_a_model_that_tells_only_tokens_refuses_what_needs_logits(load: Callable[..., TpuEngine]) -> None:
+    engine = load(head="greedy", changes={"defaults": Defaults(temperature=0.7)})
+    assert engine.defaults.temperature == 0.0
+    assert "vlserve" in said(engine, asks())[0]
+    for param, wish in REFUSED:
+        with pytest.raises(InvalidRequest, match=f"{param} cannot be had") as told:
+            engine.submit(asks(**wish))
+        assert told.value.param == param
+    assert engine.busy() == (0, 0)
+
+
+FAULTS = ["bmrt_launch_tensor_ex", "bm_thread_sync", "bm_memcpy_s2d_partial_offset",
+          "bm_memcpy_d2s_partial_offset", "bm_memcpy_d2d_byte"]  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("function", FAULTS)
+def test_a_device_that_fails_fails_its_streams_and_is_opened_by_the_next_request(
+    load: Callable[..., TpuEngine], function: str, after: int
+) -> None:
+    engine, control = load(streams=2), standin.control()
+    wanted = said(engine, asks())
+    control.fail("bm_dev_request", code=7)  # so that it stays closed until it is asked
+    control.fail(function, after, code=3)
+    with pytest.raises(DeviceFailed, match=f"The TPU failed and is opened anew: {function} failed") as told:
+        said(engine, asks("Hi there"))
+    assert (told.value.status, told.value.retry_after) == (503, 2)
+    wait_until(lambda: engine.fault() is not None)
+    assert function in str(engine.fault())
+    wait_until(lambda: [control[name] for name in LIVE] == [0] * len(LIVE))
+    with pytest.raises(DeviceFailed, match="bm_dev_request failed with code 7: the device is busy"):
+        said(engine, asks())
+    assert said(engine, asks()) == wanted
+    assert engine.fault() is None
+
+
+def test_all_that_run_are_told_and_those_that_wait_are_served(load: Callable[..., TpuEngine]) -> None:
+    engine, control = load(streams=2), standin.control()
+    control["launch_micros"] = 1000
+    running = [engine.submit(asks(ignore_eos=True, max_tokens=300)) for _ in range(2)]
+    wait_until(lambda: engine.busy() == (2, 0))
+    waiting = engine.submit(asks("Hi"))
+    control.fail("bm_thread_sync", 40, code=3)
+    for one in running:
+        with pytest.raises(DeviceFailed, match="bm_thread_sync failed with code 3: timeout"):
+            list(one)
+    assert [type(event) for event in waiting][-1] is Finish
+
+
+def test_it_is_tried_again_though_nobody_asks(
+    load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.engine import tpu_worker
+
+    monkeypatch.setattr(tpu_worker, "RETRY", 0.05)
+    engine, control = load(), standin.control()
+    control.fail("bm_thread_sync", code=3)
+    with pytest.raises(DeviceFailed):
+        said(engine, asks())
+    wait_until(lambda: engine.fault() is None)
+
+
+def test_an_error_of_one_stream_is_its_own(load: Callable[..., TpuEngine]) -> None:
+    engine = load(streams=2)
+    other = engine.submit(asks(ignore_eos=True, max_tokens=60))
+    broken = engine.submit(asks(sampling=Sampling(temperature=1.0)))
+    stream: Any = broken._streams[0]
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("secret")
+
+    stream._sampler.processors.append(fail)
+    with pytest.raises(ApiError, match=r"failed while it generated \(RuntimeError\)") as told:
+        list(broken)
+    assert "secret" not in str(told.value)
+    assert sum(isinstance(event, Token) for event in other) == 60
+    assert engine.fault() is None
+
+
+LOADS: list[tuple[str, int, str]] = [
+    ("bm_dev_getcount", 1, "bm_dev_getcount failed"),
+    ("bm_dev_request", 1, "bm_dev_request failed"),
+    ("bm_get_chipid", 1, "bm_get_chipid failed"),
+    ("bmrt_create", 1, "bmrt_create failed: it returned NULL"),
+    ("bmrt_load_bmodel", 1, "bmrt_load_bmodel failed: it returned false"),
+    ("bmrt_get_network_info", 5, "bmrt_get_network_info failed"),
+    ("bm_memset_device_ext", 1, "bm_memset_device_ext failed"),
+    ("bm_get_stat", 1, "bm_get_stat failed"),
+]
+
+
+@pytest.mark.parametrize(("function", "after", "reason"), LOADS)
+def test_a_load_that_fails_says_why_and_the_next_one_works(
+    load: Callable[..., TpuEngine], function: str, after: int, reason: str
+) -> None:
+    control = standin.control()
+    control.fail(function, after, code=2)
+    with pytest.raises(ModelLoadFailed, match=reason):
+        load()
+    assert [control[name] for name in LIVE] == [0] * len(LIVE)
+    assert "vlserve" in said(load(), asks())[0]
+
+
+def test_a_model_that_does_not_fit_leaves_the_memory_as_it_was(load: Callable[..., TpuEngine]) -> None:
+    control = standin.control()
+    control["limit_bytes"] = 20 << 20
+    with pytest.raises(OutOfMemory, match="does not fit into the TPU's memory"):
+        load()
+    assert [control[name] for name in LIVE] == [0] * len(LIVE)
+
+
+def broken_folders(folder: pathlib.Path, good: pathlib.Path) -> Sequence[tuple[pathlib.Path, str]]:
+    empty, two, bare = folder / "empty", folder / "two", folder / "bare"
+    for one in (empty, two, bare):
+        one.mkdir()
+    for name in ("a.bmodel", "b.bmodel"):
+        (two / name).touch()
+    (bare / "a.bmodel").touch()
+    return [(empty, "has 0 files"), (two, "has 2 files"), (bare, "has no config/")]
+
+
+def test_a_folder_that_is_not_complete_is_told(compiled: Compiled, tmp_path: pathlib.Path) -> None:
+    for folder, reason in broken_folders(tmp_path, compiled()):
+        with pytest.raises(ModelLoadFailed, match=reason):
+            loader.load(spec(folder), lambda what, share: None, tpu_libraries=str(standin.libraries()))
+
+
+def test_without_the_vendors_libraries_the_reason_says_how_to_get_them(compiled: Compiled) -> None:
+    with pytest.raises(ModelLoadFailed, match=r"libbmlib\.so is not in /nowhere: install"):
+        loader.load(spec(compiled()), lambda what, share: None, tpu_libraries="/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"), [("tpu:4", "no tpu:4"), ("7", "no tpu:7"), ("cpu", "runs on a TPU")]
+)
+def test_the_device_is_the_one_that_is_named(compiled: Compiled, device: str, reason: str) -> None:
+    with pytest.raises(ModelLoadFailed, match=reason):
+        loader.load(
+            spec(compiled(), device=device), lambda what, share: None, tpu_libraries=str(standin.libraries())
+        )
+
+
+def test_a_tpu_runs_no_other_models(tiny: Callable[[str], pathlib.Path]) -> None:
+    named = ModelSpec("tiny", str(tiny("qwen3")), device="tpu:0")
+    with pytest.raises(ModelLoadFailed, match="tpu:0 runs models that were compiled for it"):
+        loader.load(named, lambda what, share: None)
+
+
+def test_a_folder_with_a_bmodel_on_the_command_line_is_for_the_tpu(compiled: Compiled) -> None:
+    from app.settings import Settings
+
+    read = functools.partial(catalog.read, pathlib.Path(Settings().catalog))
+    assert read(str(compiled())).resolve(None).engine == "bmrt"
