@@ -22,7 +22,7 @@ DEVICE = r"auto|cpu|mps|(cuda|tpu)(:\d{1,3})?|\d{1,3}"
 STREAMS = {"transformers": 32, "bmrt": 10}
 """Streams at once, by a model's engine, where no number is asked for."""
 KEY = r"[!#-&(-+\--\[\]-~]{4,512}"
-"""Visible ASCII but , " ' \\, which separate keys or are written otherwise in a log; shorter ones could not be."""
+"""Long enough to be hidden in a log; visible ASCII but , " ' \\, which part keys or are written otherwise."""
 ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8")
@@ -132,7 +132,7 @@ class Settings:
     )
     api_key: tuple[str, ...] = setting(
         (),
-        "a key for clients to send, of visible ASCII but commas, quotes and backslashes; repeatable",
+        "a key for clients to send: 4 visible ASCII characters or more, no comma, quote, backslash; repeatable",
         pattern=KEY,
         metavar="KEY",
         secret=True,

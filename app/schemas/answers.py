@@ -34,6 +34,7 @@ class PromptDetailsSchema(Body):
 
     cached_tokens = fields.Integer(metadata={"description": "known, and not computed again"})
     image_tokens = fields.Integer(metadata={"description": "that stand for pictures"})
+    video_tokens = fields.Integer(metadata={"description": "that stand for clips"})
 
 
 class AnswerDetailsSchema(Body):
@@ -52,6 +53,9 @@ class UsageSchema(Body):
     total_tokens = fields.Integer(required=True)
     prompt_tokens_details = fields.Nested(PromptDetailsSchema, required=True)
     completion_tokens_details = fields.Nested(AnswerDetailsSchema, required=True)
+    media = fields.List(
+        fields.Dict(), metadata={"description": "of each picture and clip, with return_media_info"}
+    )
 
 
 class LikelySchema(Body):
