@@ -23,6 +23,8 @@ HELLO: dict[str, Any] = {
     "stream": True,
 }
 STREAMS = 32
+LONG = 3900
+"""Tokens that the demo model, which has more room than tiny ones, needs a long time for."""
 
 
 class Stream(threading.Thread):
@@ -79,11 +81,11 @@ def ready(session: requests.Session, server: Server) -> requests.Response:
 def start(
     tmp_path: pathlib.Path, tiny: Callable[[str], pathlib.Path]
 ) -> Callable[..., contextlib.AbstractContextManager[Server]]:
-    """A server with a model that rambles, loaded."""
+    """A server, its model loaded: a tiny one, or the demo model where a stream must be long."""
 
     @contextlib.contextmanager
-    def started(*flags: str) -> Iterator[Server]:
-        with running(tmp_path, "--model", str(tiny("qwen2")), *flags) as server:
+    def started(*flags: str, model: str = "") -> Iterator[Server]:
+        with running(tmp_path, "--model", model or str(tiny("qwen2")), *flags) as server:
             server.post("/v1/chat/completions", HELLO | {"stream": False, "max_tokens": 2})
             yield server
 
@@ -112,11 +114,11 @@ def test_a_stop_lets_32_streams_finish_and_refuses_others(start: Any) -> None:
 
 
 def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any) -> None:
-    with start("--drain-timeout", "2") as server:
-        streams = open_streams(server, 4, 20_000)
+    with start("--drain-timeout", "2", model="demo") as server:
+        streams = open_streams(server, 4, LONG)
         whole = threading.Thread(
             target=lambda: answers.append(
-                server.post("/v1/chat/completions", HELLO | {"stream": False, "max_tokens": 20_000})
+                server.post("/v1/chat/completions", HELLO | {"stream": False, "max_tokens": LONG})
             )
         )
         answers: list[requests.Response] = []
@@ -138,8 +140,8 @@ def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any) ->
 
 
 def test_a_client_that_reads_nothing_does_not_hold_up_the_stop(start: Any) -> None:
-    with start("--drain-timeout", "1") as server:
-        connections = [unread(server, 20_000) for _ in range(4)]
+    with start("--drain-timeout", "1", model="demo") as server:
+        connections = [unread(server, LONG) for _ in range(4)]
         wait_until(lambda: server.details()["running"] == 4)
         time.sleep(1)
         told = time.monotonic()
@@ -198,9 +200,9 @@ def test_a_reload_of_what_cannot_be_is_refused(
 
 
 def test_a_worker_that_dies_is_replaced_and_its_clients_know(start: Any) -> None:
-    with start() as server:
+    with start(model="demo") as server:
         first = server.worker()
-        streams = open_streams(server, 4, 20_000)
+        streams = open_streams(server, 4, LONG)
         os.kill(first, signal.SIGKILL)
         died = time.monotonic()
         for stream in streams:
