@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py --seconds 600
 
-Clients ask for text and pictures, whole and streamed; others vanish, read nothing, send garbage or bodies that are
-too large; now and then 200 ask at once. Exits with 1 if anything was answered with a 5xx or not at all that should
-have been, or if threads, files, places or memory are lost.
+Clients ask for text and pictures, whole and streamed; others vanish, read nothing, send garbage or
+bodies that are too large; now and then 200 ask at once. Exits with 1 if anything was answered otherwise than
+it should have been, or if threads, files, places or memory are lost.
 """
 
 import argparse
@@ -32,7 +32,10 @@ import requests
 from PIL import Image, ImageDraw
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FLAGS = ("--max-concurrent", "8", "--max-queue", "32", "--port", "0")
+FLAGS = ("--max-concurrent", "8", "--max-queue", "32", "--kv-cache-gb", "0.1", "--port", "0")
+"""A small KV cache, so that it is full before the first figures are taken."""
+WARM_UP = 0.3
+"""Of the time, before the first figures: caches fill, and each thread of the pool gets its own."""
 PATH = "/v1/chat/completions"
 BURST = 200
 MEGABYTE = 2**20
@@ -49,7 +52,7 @@ class Load:
     wrong: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def client(self, seed: int) -> None:
+    def client(self, seed: float) -> None:
         """Ask in random ways until told to stop."""
         rng = random.Random(seed)
         kinds = (self.whole, self.streamed, self.picture, self.vanish, self.unread, self.garbage, self.huge)
@@ -188,29 +191,35 @@ def settled(url: str, worker: psutil.Process, files: float = 0) -> dict[str, flo
     return now
 
 
-def soak(url: str, worker: psutil.Process, seconds: float, clients: int) -> bool:
-    """Load the server and print what came of it; whether all is well."""
-    load = Load(url)
-    warm = Load(url)  # every kind once, and all threads of the pool, before the first figures
-    for number, kind in enumerate((warm.whole, warm.picture, warm.streamed, warm.garbage, warm.huge)):
-        warm.attempt("warm", kind, random.Random(number))
-    warm.burst(random.Random(0))
-    before = settled(url, worker)
-    threads = [threading.Thread(target=load.client, args=(seed,)) for seed in range(clients)]
+def run(load: Load, seconds: float, clients: int) -> float:
+    """Some time of load with a burst every 30 s; how long the slowest /health took, in seconds."""
+    threads = [threading.Thread(target=load.client, args=(random.random(),)) for _ in range(clients)]
     began = time.monotonic()
     for thread in threads:
         thread.start()
-    slowest = 0.0
+    slowest, burst = 0.0, 0.0
     while (passed := time.monotonic() - began) < seconds:
         asked = time.monotonic()
-        requests.get(f"{url}/health", timeout=60).raise_for_status()
+        requests.get(f"{load.url}/health", timeout=60).raise_for_status()
         slowest = max(slowest, time.monotonic() - asked)
-        if int(passed) % 30 < 2:
+        if passed >= burst:
             load.burst(random.Random(passed))
+            burst += 30
         time.sleep(1)
     load.stop.set()
     for thread in threads:
         thread.join(310)
+    return slowest
+
+
+def soak(url: str, worker: psutil.Process, seconds: float, clients: int) -> bool:
+    """Load the server and print what came of it; whether all is well."""
+    load = Load(url)
+    began = time.monotonic()
+    slowest = run(load, WARM_UP * seconds, clients)
+    before = settled(url, worker)
+    load.stop.clear()
+    slowest = max(slowest, run(load, (1 - WARM_UP) * seconds, clients))
     after = settled(url, worker, before["files"] + 2)
     for (name, status), count in sorted(load.statuses.items()):
         print(f"{name:10} {'left' if status == 1 else status or 'no answer':>9} {count:7}")

@@ -101,7 +101,7 @@ class Worker(ThreadWorker):
             self._drain()
         return there
 
-    def set_accept_enabled(self, enabled: bool) -> None:
+    def set_accept_enabled(self, enabled: bool | None) -> None:
         """A worker that stops goes on accepting, to refuse: nobody else would, and clients would wait in
         silence for its end. One that is replaced leaves that to its successor.
         """
@@ -137,7 +137,7 @@ class Worker(ThreadWorker):
         """Bytes that the body may have; 0 if there is none."""
         headers = dict(req.headers)
         if "TRANSFER-ENCODING" in headers:
-            return int(self.wsgi.extensions["settings"].max_body_bytes)
+            return int(self._app().extensions["settings"].max_body_bytes)
         return int(headers.get("CONTENT-LENGTH", 0))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:

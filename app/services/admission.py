@@ -18,7 +18,7 @@ class Admission:
         self.drain = Drain()
 
     def enter(self, choices: int = 1, param: str = "n") -> "Ticket":
-        """A place for each choice of a request; raises Overloaded (429) if there is none now, Unavailable if
+        """A place for each choice of a request; raises Overloaded (429) if there is none now, Draining if
         the server stops, InvalidRequest that names `param` if there never is.
         """
         self.drain.refuse()

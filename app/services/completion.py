@@ -64,7 +64,7 @@ class Completions:
         return self._admission.count()
 
     def enter(self, client_left: Callable[[], bool]) -> "Place":
-        """A place for a chat request that will wait before it starts; raises Overloaded, Unavailable."""
+        """A place for a chat request that will wait before it starts; raises Overloaded, Draining."""
         return Place(self._admission.enter(), self._watch(client_left))
 
     def start(

@@ -3,7 +3,7 @@
 import math
 import time
 
-from app.errors import Unavailable
+from app.errors import Draining
 
 RETRY_AFTER = 5
 """Seconds after which another server, or this one's successor, can be expected."""
@@ -28,17 +28,11 @@ class Drain:
         return time.monotonic() - self._deadline
 
     def refuse(self) -> None:
-        """Raise Unavailable for a new request if the server stops."""
+        """Raise Draining for a new request if the server stops."""
         if self.has_begun():
-            raise Unavailable(
-                "The server is stopping and takes nothing new.", code="draining", retry_after=RETRY_AFTER
-            )
+            raise Draining("The server is stopping and takes nothing new.", retry_after=RETRY_AFTER)
 
     def end_late(self) -> None:
-        """Raise Unavailable for a request that still runs after the deadline."""
+        """Raise Draining for a request that still runs after the deadline."""
         if self.overdue() > 0:
-            raise Unavailable(
-                "The server has stopped before the answer was complete.",
-                code="draining",
-                retry_after=RETRY_AFTER,
-            )
+            raise Draining("The server has stopped before the answer was complete.", retry_after=RETRY_AFTER)
