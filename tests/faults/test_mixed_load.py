@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 
 def test_a_short_soak_loses_nothing() -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "soak.py", "--seconds", "30", "--clients", "6"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--seconds", "30", "--clients", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert re.search(r"^5xx +0 +0$", done.stdout, re.MULTILINE), done.stdout + done.stderr
     assert re.search(r"^places taken +0 +0$", done.stdout, re.MULTILINE), done.stdout
