@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from app import check, telemetry
-from app.routes import keys
+from app.routes import keys, master
 from app.settings import Settings, SettingsError
 
 try:
@@ -20,7 +20,9 @@ workers = 1  # one process holds the weights once; gthread serves all streams fr
 # the backlog, where neither a 429 nor /health reaches them.
 threads = settings.streams() + settings.max_queue + 16
 timeout = 120  # of the worker's heartbeat, not of a request: streams may take any time
-graceful_timeout = max(1, int(settings.drain_timeout))  # what still runs after it is cut
+# Streams that still run at --drain-timeout end with an error event; the rest is for clients that read none.
+graceful_timeout = int(settings.drain_timeout) + 8
+worker_connections = threads + 1000  # kept-alive ones need no thread
 keepalive = 75  # longer than nginx's default of 60 s for idle upstream connections
 max_requests = 0  # a restart would load every model again
 preload_app = False  # threads and CUDA contexts do not survive a fork
@@ -30,6 +32,9 @@ logconfig_dict = telemetry.logging_config(settings.log_level, settings.log_forma
 
 
 def on_starting(server: Any) -> None:
-    """Before the first worker: a server that can be reached from outside has one key in all workers."""
+    """Before the first worker: a server that can be reached from outside has one key in all workers, and a
+    reload is tried before the old workers go.
+    """
+    master.attend(server, lambda: check(Settings.from_env()))
     sys.stdout.write(keys.secure(settings, server.cfg.address))
     sys.stdout.flush()

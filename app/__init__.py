@@ -60,6 +60,7 @@ def create_app(settings: Settings) -> "Flask":
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     registry = _registry(settings)
     admission = Admission(settings.streams() + settings.max_queue)
+    app.extensions["drain"] = admission.drain
     metrics = Metrics()
     metrics.registry.register(Monitor(registry, admission))
     app.extensions["settings"] = settings

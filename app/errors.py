@@ -16,7 +16,8 @@
     └── Unavailable                503    server_error           …
         ├── ModelLoadFailed        503    server_error           model_load_failed
         ├── DeviceFailed           503    server_error           device_failed
-        └── OutOfMemory            503    server_error           out_of_memory
+        ├── OutOfMemory            503    server_error           out_of_memory
+        └── Draining               503    server_error           draining
 
     ClientLeft                     no answer: nobody is there to read it
 
@@ -170,6 +171,12 @@ class OutOfMemory(Unavailable):
     """The device's memory ran out for this request, or a model does not fit."""
 
     code = "out_of_memory"
+
+
+class Draining(Unavailable):
+    """The server stops: it takes nothing new, and ends what outlasts --drain-timeout."""
+
+    code = "draining"
 
 
 class ClientLeft(Exception):

@@ -88,7 +88,7 @@ class Settings:
     max_queue: int = setting(128, "requests that may wait beyond them; over both: 429", low=0, high=4096)
     request_timeout: float = setting(600.0, "seconds a request may take, waiting included", low=1)
     drain_timeout: float = setting(
-        30.0, "seconds that running requests get at a stop before they are cut", low=0, high=3600
+        30.0, "seconds that running requests get at a stop before they end with an error", low=0, high=3600
     )
     idle_unload: float = setting(
         0.0,
@@ -132,7 +132,7 @@ class Settings:
     )
     api_key: tuple[str, ...] = setting(
         (),
-        "a key for clients to send: 4 visible ASCII characters or more, no comma, quote, backslash; repeatable",
+        "a key for clients to send, 4 or more visible ASCII but commas, quotes and backslashes; repeatable",
         pattern=KEY,
         metavar="KEY",
         secret=True,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from app.errors import (
+    Draining,
     GenerationFailed,
     ModelLoadFailed,
     ModelNotFound,
@@ -18,7 +19,15 @@ from app.schemas.openapi import Description, Operation
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-GENERATION = (ModelNotFound, RequestTimeout, Overloaded, GenerationFailed, ModelLoadFailed, OutOfMemory)
+GENERATION = (
+    ModelNotFound,
+    RequestTimeout,
+    Overloaded,
+    GenerationFailed,
+    ModelLoadFailed,
+    OutOfMemory,
+    Draining,
+)
 """What can go wrong wherever a model is asked."""
 
 

@@ -59,12 +59,14 @@ def _told() -> dict[str, Any]:
 @describe(answer=answers.ReadySchema, example={"status": "healthy"}, others={503: answers.ReadySchema})
 def ready() -> Response:
     """503 while the default model loads and after that failed, until it has loaded; a model that nobody has
-    asked for yet does not count against it.
+    asked for yet does not count against it. Also 503 from the moment the server is told to stop.
     """
     registry = current_app.extensions["registry"]
     state, phase, share = registry.status(registry.catalog.default)
     status, more = "healthy", {}
-    if state == "loading":
+    if current_app.extensions["drain"].has_begun():
+        status = "draining"
+    elif state == "loading":
         status, more = "loading", {"phase": phase, "progress": round(share, 3)}
     elif state == "failed":
         status, more = "unhealthy", {"reason": phase}

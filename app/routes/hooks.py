@@ -12,8 +12,16 @@ from typing import Any
 from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from app.errors import ApiError, BodyTooLarge, ClientLeft, InvalidRequest, Unauthorized, UnsupportedMediaType
-from app.routes import access, keys, origins
+from app.errors import (
+    ApiError,
+    BodyTooLarge,
+    ClientLeft,
+    InvalidRequest,
+    RequestTimeout,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from app.routes import access, keys, origins, slow
 from app.services import wire
 from app.telemetry import facts, redacted, request_id
 
@@ -80,12 +88,19 @@ def _body() -> bytes:
     except HTTPException:
         raise
     except Exception:  # a chunk that is none, a connection that broke
+        _in_time()
         raise InvalidRequest("The body could not be read to its end.", code="incomplete_body") from None
+    _in_time()
     if len(data) < (request.content_length or 0):
         raise InvalidRequest("The body is shorter than its Content-Length.", code="incomplete_body")
     if request.content_length is None and len(data) >= (request.max_content_length or len(data) + 1):
         raise RequestEntityTooLarge  # Werkzeug cuts a chunked body at the limit and says nothing
     return data
+
+
+def _in_time() -> None:
+    if not slow.body_in_time.get()():
+        raise RequestTimeout("The body took too long to arrive.")
 
 
 def client_left(source: Request) -> Callable[[], bool]:

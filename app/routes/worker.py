@@ -1,6 +1,9 @@
-"""gunicorn's thread worker: a request's id ends with it, and what is no HTTP gets an answer as others do."""
+"""gunicorn's thread worker: a request's id ends with it, what is no HTTP gets an answer as others do, slow
+clients have an end, and a stop is one that clients can understand.
+"""
 
 import contextvars
+import errno
 import logging
 import re
 import secrets
@@ -8,11 +11,12 @@ from http import HTTPStatus
 from typing import Any
 
 from gunicorn.http import errors
-from gunicorn.util import write_nonblock
+from gunicorn.util import close_graceful, write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
 from app.errors import ApiError
-from app.routes import access
+from app.routes import access, master
+from app.routes.slow import Readings
 from app.services import wire
 from app.telemetry import request_id
 
@@ -35,12 +39,106 @@ none of the texts, since it may be a key.
 """
 
 
+LAST_WORDS = 2.0
+"""Seconds after the drain's deadline for the last events; then connections are cut."""
+
+
 class Worker(ThreadWorker):
     """The gthread worker."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._readings = Readings()
+        self._replaced = False
+
     def handle(self, conn: Any) -> Any:
         """A request from its first byte to its last; what its thread was told about it is forgotten then."""
-        return contextvars.copy_context().run(super().handle, conn)
+        return contextvars.copy_context().run(self._handle, conn)
+
+    def _handle(self, conn: Any) -> Any:
+        connection = conn.sock
+        self._readings.head(connection)
+        try:
+            more = super().handle(conn)
+            if more is False:
+                # gunicorn would do so in its main thread, where each client that keeps its end open stops
+                # all others for two seconds.
+                close_graceful(connection)
+            return more
+        finally:
+            self._readings.over(connection)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Answer a request whose headers have been read."""
+        self._readings.body(conn.sock, self._size(req))
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError:
+            log.info("a client has stopped to read its answer")
+            raise OSError(
+                errno.EPIPE, "the client does not read"
+            ) from None  # of which gunicorn makes no fuss
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """In the main thread: what becomes of a connection."""
+        if fs.cancelled() or fs.exception() is not None or fs.result() is not False:
+            super().finish_request(conn, fs)
+            return
+        self.nr_conns -= 1
+        conn.close()
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """SIGTERM: not ready from this moment on."""
+        self._replaced = self._replaced or master.is_reloading()
+        self._drain()
+        super().handle_exit(sig, frame)
+
+    def is_parent_alive(self) -> bool:
+        """Whether there still is a master; without one this is the end as well."""
+        there = bool(super().is_parent_alive())
+        if not there:
+            self.alive = False
+            self._drain()
+        return there
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """A worker that stops goes on accepting, to refuse: nobody else would, and clients would wait in
+        silence for its end. One that is replaced leaves that to its successor.
+        """
+        super().set_accept_enabled(enabled or not (self.alive or self._replaced))
+
+    def notify(self) -> None:
+        """The main thread's every second or less."""
+        super().notify()
+        self._readings.end_late(self.cfg.threads)
+        if self.alive or (app := self._app()) is None:
+            return
+        self._drain()  # a stop may come while the end of a reload is waited for
+        if app.extensions["completions"].inside() == 0:
+            super().set_accept_enabled(False)
+        if app.extensions["drain"].overdue() > LAST_WORDS:
+            self._readings.cut()
+
+    def _drain(self) -> None:
+        if (app := self._app()) is None:
+            return
+        settings = app.extensions["settings"]
+        replaced = self._replaced and not master.is_stopping()
+        seconds = settings.request_timeout if replaced else settings.drain_timeout
+        # gunicorn reads it when it begins to wait for what runs.
+        self.cfg.set("graceful_timeout", int(seconds + 2 * LAST_WORDS) + 1)
+        if not replaced:
+            app.extensions["drain"].begin(seconds)
+
+    def _app(self) -> Any:
+        return getattr(self, "wsgi", None)  # there is none before it was loaded
+
+    def _size(self, req: Any) -> int:
+        """Bytes that the body may have; 0 if there is none."""
+        headers = dict(req.headers)
+        if "TRANSFER-ENCODING" in headers:
+            return int(self._app().extensions["settings"].max_body_bytes)
+        return int(headers.get("CONTENT-LENGTH", 0))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what is no HTTP, and what the application failed to, as the application would."""

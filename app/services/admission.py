@@ -3,6 +3,7 @@
 import threading
 
 from app.errors import InvalidRequest, Overloaded
+from app.services.drain import Drain
 
 
 class Admission:
@@ -14,11 +15,13 @@ class Admission:
         self._limit = limit
         self._inside = self._preparing = 0
         self._lock = threading.Lock()
+        self.drain = Drain()
 
     def enter(self, choices: int = 1, param: str = "n") -> "Ticket":
-        """A place for each choice of a request; raises Overloaded (429) if there is none now, InvalidRequest
-        that names `param` if there never is.
+        """A place for each choice of a request; raises Overloaded (429) if there is none now, Draining if
+        the server stops, InvalidRequest that names `param` if there never is.
         """
+        self.drain.refuse()
         if choices > self._limit:
             raise InvalidRequest(
                 f"The request asks for {choices} answers; this server runs and queues {self._limit} at most.",

@@ -59,9 +59,13 @@ class Completions:
         running, waiting = self._registry.busy()
         return running, waiting + self._admission.preparing()
 
+    def inside(self) -> int:
+        """How many answers are not complete."""
+        return self._admission.count()
+
     def enter(self, client_left: Callable[[], bool]) -> "Place":
-        """A place for a chat request that will wait before it starts; raises Overloaded."""
-        return Place(self._admission.enter(), Watch(client_left, self._timeout))
+        """A place for a chat request that will wait before it starts; raises Overloaded, Draining."""
+        return Place(self._admission.enter(), self._watch(client_left))
 
     def start(
         self,
@@ -75,7 +79,7 @@ class Completions:
         Raises ClientLeft if the client goes away meanwhile. A `place` from `enter` stays the caller's if this
         raises, so that he can try again.
         """
-        mine = place or Place(self._enter(request), Watch(client_left, self._timeout))
+        mine = place or Place(self._enter(request), self._watch(client_left))
         ticket, watch = mine.ticket, mine.watch
         lease: Lease | None = None
         try:
@@ -99,7 +103,8 @@ class Completions:
         self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
     ) -> "Tokens":
         """The tokens of a request's prompt, which is prepared as for an answer; raises as `start` does."""
-        watch = Watch(client_left, self._timeout)
+        self._admission.drain.refuse()
+        watch = self._watch(client_left)
         with (
             self.media.read(_messages(request), watch) as media,
             self._registry.get(request.model, watch=watch) as lease,
@@ -119,8 +124,11 @@ class Completions:
         self, model: str | None, ids: Sequence[int], client_left: Callable[[], bool] = lambda: False
     ) -> str:
         """The text of tokens; raises InvalidRequest for ids that are none."""
-        with self._registry.get(model, watch=Watch(client_left, self._timeout)) as lease:
+        with self._registry.get(model, watch=self._watch(client_left)) as lease:
             return lease.engine.detokenize(ids)
+
+    def _watch(self, client_left: Callable[[], bool]) -> "Watch":
+        return Watch(client_left, self._timeout, self._admission.drain)
 
     def _enter(self, request: ChatRequest | TextRequest) -> Ticket:
         if isinstance(request, ChatRequest):

@@ -291,6 +291,7 @@ def make_app(engine: ScriptedEngine, settings: Settings) -> Iterator[Callable[..
             "completions": house.completions,
             "conversations": house.conversations,
             "turns": house.turns,
+            "drain": house.admission.drain,
         }
         return made
 
