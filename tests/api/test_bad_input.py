@@ -116,7 +116,7 @@ FIELDS: list[tuple[str, Any, str]] = [
         },
         "messages[0].content[0].image_url.detail",
     ),
-    ("video", picture("data:video/mp4;base64,AAAA", "video_url"), "messages[0].content[0].type"),
+    ("video", picture("data:video/mp4;base64,AAAA", "video_url"), "messages[0].content[0].video_url.url"),
     (
         "too many pictures",
         {"messages": [picture(data_url(SMALL))["messages"][0]] * 33},

@@ -18,7 +18,7 @@ def test_health_answers_without_a_model_and_without_torch(
         body = server.get("/health").json()
         assert body["status"] == "healthy"
         assert body["details"]["model_state"] == "absent"
-        assert server.get("/health/ready").json() == {"status": "healthy"}
+        assert server.get("/health/ready").json()["status"] == "healthy"
         if sys.platform == "linux":
             maps = pathlib.Path(f"/proc/{server.worker()}/maps").read_text()
             assert "libtorch" not in maps
@@ -36,7 +36,7 @@ def test_preload_loads_at_the_start_and_ready_waits_for_it(
         assert seen.json()["status"] in ("loading", "healthy")
         assert (seen.status_code == 503) == (seen.json()["status"] == "loading")
         wait_until(lambda: server.details()["model_state"] == "loaded")
-        assert server.get("/health/ready").json() == {"status": "healthy"}
+        assert server.get("/health/ready").json()["status"] == "healthy"
         assert server.details()["running"] == 0
 
 
