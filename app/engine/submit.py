@@ -162,7 +162,7 @@ class LanguageEngine:
         try:
             return self._grammars.guide(grammar, thought, request.stop_token_ids)
         except InvalidRequest:
-            for one in lark.parameters(request.tools):
+            for one in lark.parameters(request.tools, request.grammar):
                 self._grammars.guide(one)  # raises for the one that is to blame
             raise
 

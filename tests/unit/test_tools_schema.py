@@ -81,8 +81,8 @@ def test_no_tools_are_no_tools(given: dict[str, Any]) -> None:
         ),
         ({"tool_choice": "required"}, "tool_choice"),
         (
-            {"tools": [ADD], "tool_choice": "required", "response_format": {"type": "json_object"}},
-            "response_format",
+            {"tools": [ADD], "tool_choice": "required", "structured_outputs": {"choice": ["a"]}},
+            "structured_outputs",
         ),
         ({"tools": [ADD], "parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"tools": [ADD], "ignore_eos": True}, "ignore_eos"),
@@ -93,6 +93,14 @@ def test_a_wrong_value_is_refused_at_its_place(given: dict[str, Any], place: str
     with pytest.raises(InvalidRequest) as caught:
         chat.load(HELLO | given)
     assert caught.value.param == place
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "add"}}])
+def test_a_format_of_the_content_may_come_beside_calls(choice: Any) -> None:
+    given = {"tools": [ADD], "tool_choice": choice, "response_format": {"type": "json_object"}}
+    made = chat.load(HELLO | given)
+    assert made.tools is not None
+    assert made.grammar is not None
 
 
 def test_calls_and_their_answers_arrive() -> None:
