@@ -155,7 +155,7 @@ def test_the_arguments_of_a_call_that_was_cut_are_no_json(form: ToolFormat, call
             assert (json.loads(arguments)["a"], parser.calls) == ({"b": 1} if form == "llama" else 1, 1)
         else:
             assert parser.calls == 0
-            with pytest.raises(ValueError):
+            with pytest.raises(json.JSONDecodeError):
                 json.loads(arguments)
 
 
