@@ -166,8 +166,14 @@ class PromptEncoder:
             return vocabulary["<think>"], vocabulary["</think>"]
         return None
 
-    def ends_in_thought(self, input_ids: Any) -> bool:
-        """Whether a prompt (1, tokens) ends with the beginning of a thought."""
+    def ends_in_thought(self, request: GenerationRequest, input_ids: Any) -> bool:
+        """Whether the prompt (1, tokens) of messages ends in a thought that the answer goes on with."""
+        if request.prompt is not None:
+            return False
+        if request.template.continue_final_message:
+            begun = _content(request.messages[-1], parts=False)
+            if "<think>" in begun:
+                return begun.lstrip().startswith("<think>") and "</think>" not in begun
         tail = self.tokenizer.decode(input_ids[0, -8:].tolist(), skip_special_tokens=False)
         return str(tail).rstrip().endswith("<think>")
 
@@ -256,20 +262,29 @@ class PromptEncoder:
 
 
 def _turn(message: Message, *, parts: bool) -> dict[str, Any]:
-    """A message as templates know it; the arguments of calls as objects."""
+    """A message as templates know it; the arguments of calls as objects, where they are."""
     turn: dict[str, Any] = {"role": message.role, "content": _content(message, parts=parts)}
     if message.tool_calls:
         turn["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
             }
             for call in message.tool_calls
         ]
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _arguments(text: str) -> Any:
+    """The object that a call's arguments are the text of; the text, where a model has written no such."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return found if isinstance(found, dict) else text
 
 
 def _description(function: Function) -> dict[str, Any]:

@@ -53,12 +53,14 @@ def question(grammar: Grammar) -> dict[str, str]:
 
 def of(request: GenerationRequest, style: ToolFormat | None) -> Grammar | None:
     """What an answer is held to, if to anything: what was asked for, or calls, written in this style."""
-    tools = request.tools
-    if tools is None or style is None or request.grammar is not None:
-        return request.grammar
-    if may_call(tools):
-        return strict_calls(tools, style)
-    return tool_calls(tools, style) if tools.choice == "required" else None
+    tools, asked = request.tools, request.grammar
+    if tools is None or style is None:
+        return asked
+    if tools.choice == "required":
+        return tool_calls(tools, style)  # a format is one of a content, of which there is none
+    if asked is not None:
+        return json_or_calls(asked, tools, style) if asked.kind == "json" else asked
+    return strict_calls(tools, style) if may_call(tools) else None
 
 
 def may_call(tools: Tools | None) -> bool:
@@ -97,17 +99,42 @@ def strict_calls(tools: Tools, style: ToolFormat) -> Grammar:
     rules = [f"SPACE: /{BLANKS}{{1,4}}/"]
     for index, one in enumerate(tools.functions):
         head = blank.join([rf"{start}\{{", '"name"', ":", f'"{one.name}"', ",", f'"{key}"', f":{blank}"])
-        schema = _json(_schema(one) if one.strict else {"type": "object"}, lenient=False)
-        rules.append(f'f{index}: /{head}/ {schema} SPACE? "}}"')
+        rules.append(f'f{index}: /{head}/ {_arguments(one)} SPACE? "}}"')
     answer, more = (LLAMA_ANSWER, ' (SPACE? ";" call)*') if llama else (HERMES_ANSWER, " start")
     answer %= {"any": _any(len(tools.functions)), "more": more if tools.parallel else ""}
     return Grammar("lark", answer + "\n".join(rules), "tools")
 
 
-def parameters(tools: Tools | None) -> Iterator[Grammar]:
-    """The schemas that one of the above holds calls to, one by one, to tell which of them cannot be."""
+def json_or_calls(asked: Grammar, tools: Tools, style: ToolFormat) -> Grammar:
+    """The grammar of an answer that is JSON, as asked for, or nothing but calls as in `strict_calls`. A call
+    is of single words, as JSON is: in Llama's form both may begin alike, and the words tell them apart.
+    """
+    any_call = f"({_any(len(tools.functions))})"
+    tag, call, between = "", f'"<tool_call>" SPACE? {any_call} SPACE? "</tool_call>"', "SPACE?"
+    key = "arguments"
+    if style == "llama":
+        tag, call, between = '"<|python_tag|>"?', any_call, 'SPACE? ";" SPACE?'
+        key = "parameters"
+    more = f"({between} call)*" if tools.parallel else ""
+    rules = [
+        f"start: answer | {tag} call {more}",
+        f"answer: {_json(json.loads(asked.source), asked.lenient)}",
+        f"call: {call}",
+        f"SPACE: /{WHITESPACE}/",
+    ]
+    for index, one in enumerate(tools.functions):
+        words = ["{", '"name"', ":", json.dumps(one.name), ",", f'"{key}"', ":"]
+        head = " SPACE? ".join(map(json.dumps, words))
+        rules.append(f'f{index}: {head} SPACE? {_arguments(one)} SPACE? "}}"')
+    return Grammar("lark", "\n".join(rules), asked.param)
+
+
+def parameters(tools: Tools | None, asked: Grammar | None = None) -> Iterator[Grammar]:
+    """The schemas that one of the above holds answers to, one by one, to tell which of them cannot be."""
     if tools is None:
         return
+    if asked is not None and tools.choice == "auto":
+        yield asked
     for index, one in enumerate(tools.functions):
         if one.strict or (tools.choice == "required" and tools.named in (None, one.name)):
             place = f"tools[{index}].function.parameters"
@@ -116,6 +143,11 @@ def parameters(tools: Tools | None) -> Iterator[Grammar]:
 
 def _any(count: int) -> str:
     return " | ".join(f"f{index}" for index in range(count))
+
+
+def _arguments(function: Function) -> str:
+    """A rule for the arguments of a call that need not be made."""
+    return _json(_schema(function) if function.strict else {"type": "object"}, lenient=False)
 
 
 def _schema(function: Function) -> dict[str, Any]:

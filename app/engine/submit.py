@@ -120,7 +120,7 @@ class LanguageEngine:
         info = PromptInfo(
             tuple(ids[0].tolist()),
             **self._encoder.visual_tokens(inputs),
-            thinking=request.prompt is None and self._encoder.ends_in_thought(ids),
+            thinking=self._encoder.ends_in_thought(request, ids),
             tool_format=self._tool_format(request),
         )
         own = processors.of(request.sampling, sorted(stop_ids))
@@ -162,7 +162,7 @@ class LanguageEngine:
         try:
             return self._grammars.guide(grammar, thought, request.stop_token_ids)
         except InvalidRequest:
-            for one in lark.parameters(request.tools):
+            for one in lark.parameters(request.tools, request.grammar):
                 self._grammars.guide(one)  # raises for the one that is to blame
             raise
 

@@ -28,7 +28,7 @@ Part = TextPart | ImagePart | VideoPart
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that an assistant has made; `arguments` is the text of a JSON object."""
+    """A call that an assistant has made; `arguments` is the text of a JSON object, or was to be."""
 
     id: str
     name: str

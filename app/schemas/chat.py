@@ -215,9 +215,9 @@ def _top_logprobs(given: dict[str, Any]) -> int | None:
 def _check_one_form(given: dict[str, Any]) -> None:
     """Raise ValidationError for an answer that must be a call and something else."""
     must_call = given.get("tools") and given.get("tool_choice", "auto") not in ("auto", "none")
-    if must_call and (given.get("structured_outputs") or given.get("response_format")):
-        name = "structured_outputs" if given.get("structured_outputs") else "response_format"
-        raise ValidationError({name: [Problem("cannot be held to where tool_choice asks for a call")]})
+    if must_call and given.get("structured_outputs"):
+        problem = "cannot be held to where tool_choice asks for a call"
+        raise ValidationError({"structured_outputs": [Problem(problem)]})
     if must_call and given.get("continue_final_message"):
         problem = "is a text to go on with, where tool_choice asks for a call"
         raise ValidationError({"continue_final_message": [Problem(problem)]})

@@ -1,6 +1,5 @@
 """Tools: the functions that a model may call, which of them it must, and the calls of earlier turns."""
 
-import json
 from typing import Any
 
 from marshmallow import ValidationError, fields, post_load, validate
@@ -85,21 +84,12 @@ class ToolChoice(fields.Field[str | dict[str, Any]]):
 
 
 class CalledFunctionSchema(Body):
-    """{"name": …, "arguments": the text of a JSON object}"""
+    """{"name": …, "arguments": the text of a JSON object, or what a model wrote for one}"""
 
     name = Text(required=True, most=256)
-    arguments = Text(required=True, metadata={"description": "the text of a JSON object"})
-
-    @post_load
-    def check(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
-        try:
-            given = json.loads(data["arguments"] or "{}")
-        except (ValueError, RecursionError):
-            given = None
-        if not isinstance(given, dict):
-            problem = Problem("must be the text of a JSON object", "invalid_arguments")
-            raise ValidationError({"arguments": [problem]})
-        return data
+    arguments = Text(
+        required=True, metadata={"description": "the text of a JSON object, or what was written for one"}
+    )
 
 
 class ToolCallSchema(Body):

@@ -87,10 +87,10 @@ class ChoiceOutput:
             end = self._length - self._stops.cut
             self._scored = [one for one in self._scored if one.start < end]
         if self._tools is not None:
-            if self._tools.calls and (self.reason == "stop" or self._tools.done):
-                self.reason = "tool_calls"  # also where a stop string came after them
-            elif self.reason == "stop" and self._tools.is_within():
+            if self.reason == "stop" and self._tools.is_within():
                 self.reason = "length"  # the model ended within a call, which must not read as complete
+            elif self._tools.calls and (self.reason == "stop" or self._tools.done):
+                self.reason = "tool_calls"  # also where a stop string came after them
         scored: tuple[Scored, ...] = ()
         if content or reasoning or calls or self.reason:
             scored, self._scored = tuple(self._scored), []

@@ -60,6 +60,8 @@ class ToolParser:
         self._state = self._open if self._llama else self._text
         self._held = self._opening = ""  # the tag and the space before it, while it may begin a call
         self._depth, self._quoted, self._escaped = 0, False, False
+        self._closing = ""  # the brace that ends the arguments, held back until their call has ended too
+        self._braced = False  # the call's own brace has come
         self._found: list[str | ToolDelta] = []
         self.calls = 0
         self.done = False
@@ -73,13 +75,15 @@ class ToolParser:
 
     def finish(self, cut: bool = False) -> Parsed:
         """What was held back, at the end of the text. Half a call is no call, and no text either where the
-        limit has `cut` it.
+        limit has `cut` it; then a call that only lacks its tag is half a call as well.
         """
-        if self._state == self._open and (found := self._read(self._held)):
+        whole = self._llama or not cut
+        if self._state == self._open and whole and (found := self._read(self._held)):
             self._take(*found)
             self._held = ""
         rest, self._held = self._held, ""
-        self.calls += self._state == self._end  # only its tag is missing
+        if self._closing and not cut:
+            self._close()
         if self._state == self._open:
             rest = "" if cut and rest.lstrip().startswith("{") else self._opening + rest
         if self._state in (self._text, self._open, self._plain):
@@ -169,25 +173,42 @@ class ToolParser:
                 self._quoted = letter == '"'
                 self._depth += (letter in "{[") - (letter in "}]")
                 if self._depth == 0:
-                    self._give(place + 1)
+                    self._give(place)
+                    self._closing, self._held, self._braced = letter, self._held[1:], False
                     self._state = self._end
                     return True
         self._give(len(self._held))
         return False
 
     def _give(self, count: int) -> None:
-        self._found.append(ToolDelta(self.calls, self._held[:count]))
+        if count:
+            self._found.append(ToolDelta(self.calls, self._held[:count]))
         self._held = self._held[count:]
+
+    def _close(self) -> None:
+        """The call has ended."""
+        if self._closing:
+            self._found.append(ToolDelta(self.calls, self._closing))
+            self._closing = ""
+            self.calls += 1
+            self.done = not self._parallel
 
     def _end(self) -> bool:
         """After the arguments: the brace of the call, then its tag, or what comes instead."""
         rest = self._held.lstrip()
-        rest = rest[1:].lstrip() if rest.startswith("}") else rest
+        if rest.startswith("}") and not self._braced:
+            rest, self._braced = rest[1:].lstrip(), True
+        self._held = rest
+        brace = rest.find("}")
+        if rest.startswith(",") and not self._braced and (brace > 0 or len(rest) < LONGEST_HEADER):
+            self._held = rest[max(brace, 0) :]  # the call has more than a name and arguments
+            return brace > 0
         tag = ";" if self._llama else CLOSE
+        if self._llama and self._braced:
+            self._close()  # its last letter has come
         if not rest or (tag != rest and tag.startswith(rest)):
             return False
-        self.calls += 1
-        self.done = not self._parallel
+        self._close()
         self._held = rest.removeprefix(tag)
         if self._llama:
             self._state = self._open if rest.startswith(tag) else self._plain

@@ -116,7 +116,7 @@ class ChatWire:
         if delta.reasoning:
             body["reasoning_content"] = delta.reasoning
         if delta.calls:
-            body["tool_calls"] = [_call_delta(call) for call in delta.calls]
+            body["tool_calls"] = _call_deltas(delta.calls)
         if delta.content or not body:
             body["content"] = delta.content
         return self._chunk(index, body, self._logprobs(delta.scored))
@@ -224,11 +224,24 @@ class TextWire:
             return None
         every = [one.logprobs for one in scored]
         return {
-            "tokens": [self._head.token(one.token) for one in scored],
+            "tokens": [self._name(one.token) for one in scored],
             "token_logprobs": [None if one is None else _finite(one.logprob) for one in every],
-            "top_logprobs": [one and {self._head.token(t): _finite(p) for t, p in one.top} for one in every],
+            "top_logprobs": [one.logprobs and self._top(one.token, one.logprobs) for one in scored],
             "text_offset": [one.start for one in scored],
         }
+
+    def _top(self, chosen: int, logprobs: Logprobs) -> dict[str, float]:
+        """The likeliest tokens, and the chosen one where it is none of them."""
+        every = dict(logprobs.top) | {chosen: logprobs.logprob}
+        return {self._name(token): _finite(logprob) for token, logprob in every.items()}
+
+    def _name(self, token: int) -> str:
+        """A token's text; what is part of a character is told by its bytes, as OpenAI does it."""
+        found = self._head.token_bytes(token)
+        try:
+            return found.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(chr(one) if 32 <= one < 127 else f"\\x{one:02x}" for one in found)
 
 
 def _message(made: Delta) -> dict[str, Any]:
@@ -247,12 +260,16 @@ def _message(made: Delta) -> dict[str, Any]:
     return message
 
 
-def _call_delta(call: ToolDelta) -> dict[str, Any]:
-    body: dict[str, Any] = {"index": call.index, "function": {"arguments": call.arguments}}
-    if call.name is not None:
-        body |= {"id": call.id, "type": "function"}
-        body["function"] = {"name": call.name, "arguments": call.arguments}
-    return body
+def _call_deltas(calls: Sequence[ToolDelta]) -> list[dict[str, Any]]:
+    """What is new in calls, one entry for each."""
+    bodies: dict[int, dict[str, Any]] = {}
+    for call in calls:
+        body = bodies.setdefault(call.index, {"index": call.index, "function": {}})
+        if call.name is not None:
+            body |= {"id": call.id, "type": "function"}
+            body["function"]["name"] = call.name
+        body["function"]["arguments"] = body["function"].get("arguments", "") + call.arguments
+    return list(bodies.values())
 
 
 def _finite(logprob: float) -> float:

@@ -94,6 +94,11 @@ def test_a_prompt_can_be_scored_without_an_answer(server: Server) -> None:
     assert "".join(found.tokens) == PROMPT
     assert found.token_logprobs[0] is None
     assert all(logprob < 0 for logprob in found.token_logprobs[1:])
+    for token, top, logprob in list(zip(found.tokens, found.top_logprobs, found.token_logprobs, strict=True))[
+        1:
+    ]:
+        assert top[token] == logprob
+        assert len(top) <= 2
     assert [PROMPT[at:].startswith(token) for at, token in zip(found.text_offset, found.tokens, strict=True)]
 
 

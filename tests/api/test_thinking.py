@@ -95,3 +95,12 @@ def test_a_template_of_the_clients_own_is_refused(server: Server) -> None:
     body = {"messages": QUESTION, "chat_template_kwargs": {"chat_template": "{{ 1 }}"}}
     answer = server.post("/v1/chat/completions", body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "chat_template_kwargs")
+
+
+def test_a_thought_that_the_client_has_begun_is_gone_on_with(server: Server) -> None:
+    begun = [*QUESTION, {"role": "assistant", "content": "<think>\nThe user asks what"}]
+    answer = complete(server, begun, continue_final_message=True, max_thinking_tokens=5, max_tokens=60)
+    message, usage = answer.choices[0].message, answer.usage
+    assert message.reasoning_content
+    assert "think>" not in message.content
+    assert 0 < usage.completion_tokens_details.reasoning_tokens <= 6

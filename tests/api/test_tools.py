@@ -191,6 +191,31 @@ def test_a_strict_function_is_held_to_its_schema_where_calls_are_free(server: Se
         jsonschema.validate(arguments_of(calls[0]), NUMBER["function"]["parameters"])
 
 
+def test_a_format_leaves_calls_possible(server: Server) -> None:
+    def answer(**options: Any) -> Any:
+        return server.client.chat.completions.create(
+            model="demo",
+            messages=QUESTION,
+            tools=[NUMBER],
+            parallel_tool_calls=False,
+            response_format={"type": "json_object"},
+            max_tokens=200,
+            **options,
+        ).choices[0]
+
+    first = server.post("/v1/tokenize", {"prompt": "<tool_call>"}).json()["tokens"]
+    forced, calling, telling = (
+        answer(tool_choice="required"),
+        answer(logit_bias={str(token): 100 for token in first}),
+        answer(logit_bias={str(token): -100 for token in first}),
+    )
+    for made in (forced, calling):
+        assert (made.finish_reason, made.message.content) == ("tool_calls", None)
+        jsonschema.validate(arguments_of(made.message.tool_calls[0]), NUMBER["function"]["parameters"])
+    assert telling.message.tool_calls is None
+    assert telling.message.content.startswith("{")
+
+
 @pytest.mark.parametrize("choice", ["auto", "required"])
 def test_a_strict_schema_that_cannot_be_held_to_is_refused_by_its_place(server: Server, choice: str) -> None:
     bad = {"name": "bad", "strict": True, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}

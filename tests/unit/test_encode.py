@@ -18,7 +18,16 @@ import transformers
 
 from app.engine.encode import PromptEncoder
 from app.engine.media_types import ImagePart
-from app.engine.types import TEMPLATE, Message, Part, Template, TextPart
+from app.engine.types import (
+    TEMPLATE,
+    GenerationRequest,
+    Message,
+    Part,
+    Sampling,
+    Template,
+    TextPart,
+    ToolCall,
+)
 from app.errors import InvalidRequest, ModelLoadFailed
 from tests.unit.conftest import remote_code_in
 
@@ -281,12 +290,52 @@ def test_a_model_without_a_switch_is_asked_for_thoughts_after_the_last_question(
     assert ids(asking, messages, Template(True)) == wanted
 
 
+def in_thought(encoder: PromptEncoder, messages: tuple[Message, ...], template: Template) -> bool:
+    request = GenerationRequest(messages, Sampling(), template=template)
+    return encoder.ends_in_thought(request, torch.tensor([ids(encoder, messages, template)]))
+
+
+@pytest.mark.parametrize(
+    ("begun", "inside"),
+    [
+        ("<think>\nThe user asks what", True),
+        ("\n<think>", True),
+        ("Write <think> to", False),
+        ("Write <think>", False),
+        ("Once upon", False),
+    ],
+)
+def test_a_thought_that_the_last_message_has_opened_is_gone_on_with(
+    texts: PromptEncoder, begun: str, inside: bool
+) -> None:
+    messages = (*CONVERSATION[:2], Message("assistant", (TextPart(begun),)))
+    going_on = Template(add_generation_prompt=False, continue_final_message=True)
+    assert in_thought(texts, messages, going_on) == inside
+    assert not in_thought(texts, (*messages, *user("x")), TEMPLATE)
+    closed = Message("assistant", (TextPart("<think>\nhm\n</think>\n\nRed"),))
+    request = GenerationRequest((*user("x"), closed), Sampling(), template=going_on)
+    assert not texts.ends_in_thought(request, torch.tensor([ids(texts, user("x"))]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [('{"a": 1}', '{"a": 1}'), ('{"a": "U', '"{\\"a\\": \\"U"'), ("3", '"3"'), ("[" * 9999, None)],
+)
+def test_arguments_that_are_no_object_reach_the_template_as_they_are(
+    tiny: Tiny, arguments: str, told: str | None
+) -> None:
+    encoder = encoder_with(tiny("qwen2"), "{{ messages[-1].tool_calls[0].function.arguments | tojson }}")
+    messages = (*user("x"), Message("assistant", (), (ToolCall("call_1", "add", arguments),)))
+    text = encoder.tokenizer.decode(ids(encoder, messages))
+    assert text == (told or f'"{arguments}"')
+
+
 def test_a_switch_and_variables_reach_the_template_that_knows_them(tiny: Tiny) -> None:
     encoder = text_encoder(tiny("qwen3"))
     texts = "{% for m in messages %}{{ m.content }}{% endfor %}"
     encoder.tokenizer.chat_template = texts + "{% if enable_thinking %}<think>{% endif %}{{ mood }}"
-    assert encoder.ends_in_thought(torch.tensor([ids(encoder, CONVERSATION, Template(True))]))
-    assert not encoder.ends_in_thought(torch.tensor([ids(encoder, CONVERSATION, Template(False))]))
+    assert in_thought(encoder, CONVERSATION, Template(True))
+    assert not in_thought(encoder, CONVERSATION, Template(False))
     moody = ids(encoder, CONVERSATION, Template(variables=(("mood", "merry"), ("unknown", 1))))
     assert encoder.tokenizer.decode(moody).endswith("merry")
 

@@ -170,8 +170,6 @@ def test_what_an_answer_is_held_to(choice: str, strict: bool, kind: str | None) 
         "calls": lark.tool_calls(tools, "hermes"),
     }
     assert made == wanted[kind]
-    asked = Grammar("choice", '["a"]', "there")
-    assert lark.of(GenerationRequest((), Sampling(), tools=tools, grammar=asked), "hermes") == asked
 
 
 def test_a_stop_token_of_the_request_ends_what_is_complete_and_nothing_else(model: Model) -> None:

@@ -45,6 +45,7 @@ SIZES = [1, 2, 3, 7, 1000]
         (f"I will look.\n{CALL}", "I will look.", [("weather", ARGUMENTS)]),
         (f"{CALL}\n{OTHER}\n", "", [("weather", ARGUMENTS), ("add", "{}")]),
         (f"{CALL} and so on", "and so on", [("weather", ARGUMENTS)]),
+        ('<tool_call>{"name": "add", "arguments": {}, "id": 5}</tool_call>.', ".", [("add", "{}")]),
         ("Write <tool_call> to call a tool.", "Write <tool_call> to call a tool.", []),
         ("<tool_call> {x} </tool_call> is it", "<tool_call> {x} </tool_call> is it", []),
         (f"<tool_call>{OTHER}", "<tool_call>", [("add", "{}")]),
@@ -119,6 +120,7 @@ def test_half_a_call_never_reads_as_complete(cut: int) -> None:
         assert delta.name is None or delta.name == "weather"
     arguments = "".join(delta.arguments for delta in made.calls)
     assert ARGUMENTS.startswith(arguments)
+    assert arguments != ARGUMENTS
     assert "{" not in made.content
     forced = ChoiceOutput((), tools=ToolParser("hermes", NAMES, only_calls=True))
     made = joined([forced.push(Token(1, CALL[:cut])), forced.push(Finish("length"))])
@@ -129,9 +131,32 @@ def test_arguments_are_streamed_as_they_come() -> None:
     parser = ToolParser("hermes", NAMES)
     assert parser.push('<tool_call>{"name": "add", "arguments": {"a"').calls[1].arguments == '{"a"'
     assert parser.push(": 1").calls == (ToolDelta(0, ": 1"),)
-    assert parser.push("}").calls == (ToolDelta(0, "}"),)
-    assert parser.push("}</tool_call>").calls == ()
+    assert parser.push("}").calls == ()  # as long as the call may still be cut
+    assert parser.push("}</tool_call>").calls == (ToolDelta(0, "}"),)
     assert parser.calls == 1
+
+
+LLAMA_CALL = '{"name": "add", "parameters": {"a": {"b": 1}}, "type": "function"}'
+OTHERWISE = '<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>'
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("form", "call"),
+    [("llama", LLAMA_CALL), ("llama", LLAMA_CALL.replace(', "type": "function"', "")), ("hermes", OTHERWISE)],
+)
+def test_the_arguments_of_a_call_that_was_cut_are_no_json(form: ToolFormat, call: str, size: int) -> None:
+    for cut in range(len(call) + 1):
+        parser = ToolParser(form, NAMES)
+        parts = [parser.push(call[at : min(at + size, cut)]) for at in range(0, cut, size)]
+        deltas = [delta for part in [*parts, parser.finish(cut=True)] for delta in part.calls]
+        arguments = "".join(delta.arguments for delta in deltas)
+        if cut == len(call):
+            assert (json.loads(arguments)["a"], parser.calls) == ({"b": 1} if form == "llama" else 1, 1)
+        else:
+            assert parser.calls == 0
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(arguments)
 
 
 def pushed(output: ChoiceOutput, *texts: str, reason: Any = "stop") -> Delta:
@@ -184,3 +209,21 @@ def test_a_call_that_the_model_leaves_half_written_does_not_read_as_complete() -
     made = pushed(output, '<tool_call>{"name": "add", "arguments": {"a": ')
     assert "".join(call.arguments for call in made.calls) == '{"a": '
     assert output.reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("form", "whole", "half"),
+    [
+        ("hermes", OTHER, '\n<tool_call>\n{"name": "add", "arguments": {"a": "Pa'),
+        ("llama", '{"name": "add", "parameters": {}}', '; {"name": "add", "parameters": {"a": "Pa'),
+    ],
+)
+def test_half_a_call_after_a_whole_one_does_not_read_as_complete(
+    form: ToolFormat, whole: str, half: str
+) -> None:
+    for reason in ("stop", "length"):
+        output = ChoiceOutput((), tools=ToolParser(form, NAMES))
+        made = pushed(output, whole + half, reason=reason)
+        pieces = [[call.arguments for call in made.calls if call.index == index] for index in (0, 1)]
+        assert ["".join(one) for one in pieces] == ["{}", '{"a": "Pa']
+        assert output.reason == "length"

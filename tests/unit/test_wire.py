@@ -182,9 +182,29 @@ def test_an_echo_comes_before_the_answer_with_its_own_log_probabilities() -> Non
     assert found["tokens"] == ["O", "k", "H", "i"]
     assert found["text_offset"] == [0, 1, 2, 3]
     assert found["token_logprobs"] == [None, -2.0, -0.5, -9999.0]
-    assert found["top_logprobs"][:2] == [None, {"k": -2.0}]
+    assert found["top_logprobs"] == [None, {"k": -2.0}, {"H": -0.5, "J": -1.5}, {"ÿ": -0.1, "i": -9999.0}]
     chunks = [echoing.delta(0, Delta("H")), echoing.delta(0, Delta("i")), echoing.finish(0, "stop")]
     assert [one["choices"][0]["text"] for one in chunks] == ["OkH", "i", ""]
+
+
+def test_the_chosen_token_of_a_completion_is_always_among_the_likeliest() -> None:
+    scored = (Scored(72, 0, Logprobs(-3.0)), Scored(105, 1, Logprobs(-4.0)))
+    (choice,) = TextWire(replace(HEAD, top_logprobs=0)).whole(
+        [Choice(Delta("Hi", scored=scored), "stop")], USAGE
+    )["choices"]
+    assert choice["logprobs"]["top_logprobs"] == [{"H": -3.0}, {"i": -4.0}]
+
+
+def test_parts_of_characters_in_a_completion_have_names_of_their_own() -> None:
+    parts = {1: b" \xf0\x9f", 2: b"\x98", 3: b"\x99", 4: "é".encode()}
+    head = replace(HEAD, top_logprobs=3, token_bytes=lambda token: parts[token])
+    scored = (Scored(1, 0, Logprobs(-3.0, ((2, -0.5), (3, -1.0), (4, -2.0)))),)
+    (choice,) = TextWire(head).whole([Choice(Delta("?", scored=scored), "stop")], USAGE)["choices"]
+    found = choice["logprobs"]
+    assert found["tokens"] == ["bytes: \\xf0\\x9f"]
+    assert found["top_logprobs"] == [
+        {"bytes:\\x98": -0.5, "bytes:\\x99": -1.0, "é": -2.0, "bytes: \\xf0\\x9f": -3.0}
+    ]
 
 
 def test_an_error_is_openais() -> None:
@@ -240,6 +260,21 @@ def test_streamed_tool_calls_add_up() -> None:
     assert [call.index for call in calls] == [0, 0, 0, 1, 1]
     assert [call.id for call in calls] == ["call_1", None, None, "call_2", None]
     assert "".join(call.function.arguments or "" for call in calls[:3] if call.function) == '{"a": 1}'
+
+
+def test_a_chunk_has_one_entry_for_each_call() -> None:
+    calls = WIRE.delta(0, Delta(calls=CALLS))["choices"][0]["delta"]["tool_calls"]
+    assert calls == [
+        {
+            "index": 0,
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "add", "arguments": '{"a": 1}'},
+        },
+        {"index": 1, "id": "call_2", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+    ]
+    more = WIRE.delta(0, Delta(calls=CALLS[1:3]))["choices"][0]["delta"]["tool_calls"]
+    assert more == [{"index": 0, "function": {"arguments": '{"a": 1}'}}]
 
 
 def test_text_beside_calls_stays() -> None:
