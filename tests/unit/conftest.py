@@ -35,7 +35,7 @@ from app.engine.types import (
 )
 from app.metrics import Metrics
 from app.routes import sse
-from app.services import completion, meter
+from app.services import meter, watch
 from app.services.admission import Admission
 from app.services.completion import Completions
 from app.services.conversations import Conversations
@@ -255,7 +255,7 @@ def settings(tmp_path: pathlib.Path) -> Settings:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (completion, meter, sse):
+    for module in (meter, sse, watch):
         monkeypatch.setattr(module, "time", made)
     return made
 

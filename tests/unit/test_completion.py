@@ -390,7 +390,7 @@ def test_an_error_ends_every_choice_that_still_runs(house: House) -> None:
 
 
 def test_each_choice_takes_a_place(house: House) -> None:
-    limit = house.settings.max_concurrent + house.settings.max_queue
+    limit = house.settings.streams() + house.settings.max_queue
     first = house.completions.start(asked(n=100, temperature=1.0))
     assert house.admission.count() == 100
     with pytest.raises(Overloaded):
