@@ -96,7 +96,7 @@ def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]
     yield "device", f"{device}, in {form if spec.quantization == 'none' else spec.quantization}"
     free, total = machine.free_memory() / 1e9, machine.total_memory() / 1e9
     yield "memory", f"{free:.1f} of {total:.1f} GB are free, {machine.usable_cores()} cores"
-    yield "load", f"{settings.max_concurrent} streams at once, {settings.max_queue} more may wait"
+    yield "load", f"{settings.streams(spec.engine)} streams at once, {settings.max_queue} more may wait"
     yield "keys", keys.told(settings)
 
 

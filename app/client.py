@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.flags import SettingsError
-from app.settings import KEY
+from app.settings import KEY_CHARACTER
 
 CLEARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters but tabs and line ends: what a server says must not steer a terminal."""
@@ -121,7 +121,7 @@ def remote(given: argparse.Namespace, timeout: float = 600.0) -> Remote:
     environ = os.environ
     keys = re.split(r"[\s,]+", environ.get("VLSERVE_API_KEY", "").strip())
     key = keys[0] if given.api_key is None else given.api_key.strip()
-    if key and not re.fullmatch(KEY, key):
+    if key and not re.fullmatch(KEY_CHARACTER + "+", key):
         raise SettingsError("--api-key: expected visible ASCII but commas, quotes and backslashes")
     header = given.api_header or environ.get("VLSERVE_API_HEADER") or "Authorization"
     if not re.fullmatch("[A-Za-z][A-Za-z0-9-]*", header):

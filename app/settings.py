@@ -21,7 +21,8 @@ VERSION = "0.1.0"
 DEVICE = r"auto|cpu|mps|(cuda|tpu)(:\d{1,3})?|\d{1,3}"
 STREAMS = {"transformers": 32, "bmrt": 10}
 """Streams at once, by a model's engine, where no number is asked for."""
-KEY = r"[!#-&(-+\--\[\]-~]{4,512}"
+KEY_CHARACTER = r"[!#-&(-+\--\[\]-~]"
+KEY = KEY_CHARACTER + "{4,512}"
 """Long enough to be hidden in a log; visible ASCII but , " ' \\, which part keys or are written otherwise."""
 ORIGIN = r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s*,]+"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -175,7 +176,7 @@ class Settings:
 
     def streams(self, engine: str = "transformers") -> int:
         """Streams that a model of that engine computes at once."""
-        return self.max_concurrent or STREAMS[engine]
+        return self.max_concurrent or STREAMS.get(engine, STREAMS["transformers"])
 
     @property
     def max_body_bytes(self) -> int:

@@ -36,7 +36,8 @@ class UploadSchema(Body):
     @pre_load
     def read_texts(self, data: Any, **_: Any) -> Any:
         """What forms have as text becomes what it means; empty fields are as if they were not there."""
-        given = {name: value for name, value in data.items() if value != ""}
+        none = {name for name, value in data.items() if value == "" or (value == "null" and name != "prompt")}
+        given = {name: value for name, value in data.items() if name not in none}
         for name in ("max_tokens", "temperature"):
             if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", str(given.get(name, ""))):
                 number = float(given[name])

@@ -140,7 +140,7 @@ def test_a_taken_port_is_named_in_one_line() -> None:
         (("--model", "qwen2.5-7b-instrukt"), "qwen2.5-7b-instruct"),
         (("--model", "./nowhere"), "no such folder"),
         (("--catalog", "nowhere.yaml"), "nowhere.yaml"),
-        (("--max-concurrent", "0"), "least is 1"),
+        (("--max-concurrent", "-1"), "least is 0"),
         (("stray",), "stray"),
     ],
 )

@@ -243,5 +243,5 @@ def test_gunicorns_settings_follow_the_applications() -> None:
         check=True,
         timeout=60,
     )
-    assert result.stdout.strip() == '["[::1]:9", 23, 1, 8]'
+    assert result.stdout.strip() == '["[::1]:9", 23, 1, 16]'  # ours and 8 seconds
     assert Path(ROOT / "gunicorn.conf.py").exists()
