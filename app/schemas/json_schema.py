@@ -16,6 +16,10 @@ NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSc
 """Keywords whose value has schemas under names of the client's own."""
 VALUES = ("const", "default", "enum", "example", "examples")
 """Keywords whose value is no schema."""
+HELD = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+"""Keywords whose numbers an answer is held to."""
+EXACT = 2**53
+"""Whole numbers beyond this are rounded in a grammar, which has them as doubles."""
 TYPES = ("null", "boolean", "object", "array", "number", "string", "integer")
 
 
@@ -131,12 +135,17 @@ class JsonSchemaText(JsonSchemaField):
 
 def check_promise(schema: dict[str, Any], field: str) -> None:
     """Raise ValidationError, at this field, for a strict schema that an answer could break while it keeps to
-    the grammar: a key that the schema leaves open may come twice and counts once when it is parsed. One such
-    key beside those that are required is certain to be another one; more are not.
+    the grammar: a whole number is too large for it; or a key that the schema leaves open may come twice and
+    counts once when it is parsed. One such key beside those that are required is certain to be another one;
+    more are not.
     """
     for _, node in _nodes(schema):
         if not isinstance(node, dict):
             continue
+        for name in HELD:
+            if name in node and _has_large_number(node[name]):
+                text = f"has a {name} beyond ±{EXACT}, which cannot be held to exactly"
+                raise ValidationError({field: [Problem(text, "invalid_schema")]})
         certain = len(set(node.get("required", ()))) + 1
         is_open = node.get("additionalProperties", True) is not False or node.get("patternProperties")
         if is_open and node.get("minProperties", 0) > certain:
@@ -145,6 +154,12 @@ def check_promise(schema: dict[str, Any], field: str) -> None:
                 f" cannot be promised: keys that are not named may come twice; name all, or ask for {certain}"
             )
             raise ValidationError({field: [Problem(text, "invalid_schema")]})
+
+
+def _has_large_number(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_large_number, value.values() if isinstance(value, dict) else value))
+    return type(value) is int and abs(value) > EXACT
 
 
 def _unusable(text: str) -> ValidationError:

@@ -85,7 +85,7 @@ class ToolParser:
         if self._closing and not cut:
             self._close()
         if self._state == self._open:
-            rest = "" if cut and rest.lstrip().startswith("{") else self._opening + rest
+            rest = "" if cut and rest.lstrip()[:1] in ("", "{") else self._opening + rest
         if self._state in (self._text, self._open, self._plain):
             self._found.append(rest.rstrip() if self.calls else rest)
         return self._parsed()

@@ -206,3 +206,20 @@ def test_more_open_keys_than_are_certain_cannot_be_promised(schema: dict[str, An
 @pytest.mark.parametrize("schema", CERTAIN)
 def test_so_many_keys_as_are_certain_can_be_promised(schema: dict[str, Any]) -> None:
     assert grammar(structured_outputs={"json": schema}) is not None
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"const": 2**53 + 1},
+        {"enum": [1, -(2**60)]},
+        {"type": "integer", "minimum": 10**18},
+        {"const": {"a": [2**54]}},
+    ],
+)
+def test_a_whole_number_that_a_grammar_would_round_is_refused(node: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"id": node}, "required": ["id"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": schema}}
+    with pytest.raises(InvalidRequest, match="cannot be held to exactly") as caught:
+        chat.load({"messages": [{"role": "user", "content": "hi"}], "response_format": form})
+    assert caught.value.code == "invalid_schema"
