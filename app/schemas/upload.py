@@ -39,7 +39,7 @@ class UploadSchema(Body):
         none = {name for name, value in data.items() if value == "" or (value == "null" and name != "prompt")}
         given = {name: value for name, value in data.items() if name not in none}
         for name in ("max_tokens", "temperature"):
-            if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", str(given.get(name, ""))):
+            if re.fullmatch(r"-?\d{1,15}(\.\d{1,99})?([eE][+-]?\d{1,3})?", str(given.get(name, ""))):
                 number = float(given[name])
                 given[name] = int(number) if number.is_integer() else number
         if "stream" in given:
