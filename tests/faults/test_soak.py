@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import psutil
+import pytest
 import requests
 
 from tests.conftest import Server, wait_until
@@ -47,6 +48,7 @@ def one(server: Server, rng: random.Random, usual: dict[tuple[str, int], str]) -
     return "" if found_text == usual[question, tokens] else f"{tokens}: {found_text!r}"
 
 
+@pytest.mark.timeout(300)
 def test_after_2000_requests_nothing_is_left(faulty: Server) -> None:
     usual = {
         (question, tokens): text(post(faulty, question, {"max_tokens": tokens}))
