@@ -5,6 +5,7 @@ computed is the engine's own: `LanguageEngine` leaves to it `_begin`, `_wake` an
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -35,7 +36,7 @@ class Work:
     guide: Guide | None = None
 
 
-class LanguageEngine:
+class LanguageEngine(ABC):
     """What engines for language models have in common. `context_length` is of prompt and answer together;
     `prompt_length` of a prompt, where that is less.
     """
@@ -95,17 +96,17 @@ class LanguageEngine:
         """What keeps the device from computing; None while nothing does."""
         return None
 
+    @abstractmethod
     def _begin(self, works: Sequence[Work]) -> None:
         """Start to compute them, in this order; what comes goes into their streams."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wake(self) -> None:
         """A stream was cancelled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the encoder made, as the model takes it."""
-        raise NotImplementedError
 
     def _prepare(
         self, request: GenerationRequest, number: int, notes: Notes
