@@ -1,5 +1,6 @@
 """Clients that go away: their generations stop, and nothing is left of them."""
 
+import contextlib
 import json
 import pathlib
 import socket
@@ -16,7 +17,12 @@ from app import create_app
 from app.settings import Settings
 from tests.conftest import Server, reset, running, wait_until
 
-LONG = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1.5, "seed": 1, "max_tokens": 400}
+LONG = {
+    "messages": [{"role": "user", "content": "hello"}],
+    "temperature": 1.5,
+    "ignore_eos": True,
+    "max_tokens": 400,
+}
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +120,17 @@ def test_resets_before_anything_is_read_lose_no_place(small: Server) -> None:
 
 def test_clients_that_leave_the_queue_never_start(small: Server) -> None:
     before = small.log.count("client disconnected")
-    running_streams = [open_stream(small.url, LONG) for _ in range(4)]
-    wait_until(lambda: small.details()["running"] == 4)
-    waiting = [open_stream(small.url, LONG) for _ in range(40)]  # ten rounds of those that may run
-    wait_until(lambda: small.details()["waiting"] >= 30)
-    for connection in waiting:
-        reset(connection)
-    wait_until(lambda: small.details()["waiting"] == 0, 20)
-    for connection in running_streams:
-        reset(connection)
+    with contextlib.ExitStack() as streams:
+        for _ in range(4):
+            streams.enter_context(open_stream(small.url, LONG))
+        wait_until(lambda: small.details()["running"] == 4)
+        waiting = [
+            streams.enter_context(open_stream(small.url, LONG)) for _ in range(40)
+        ]  # ten rounds of four
+        wait_until(lambda: small.details()["waiting"] >= 30)
+        for connection in waiting:
+            reset(connection)
+        wait_until(lambda: small.details()["waiting"] == 0, 20)
     wait_until(lambda: is_idle(small))
     assert small.log.count("client disconnected") >= before + 30
 

@@ -46,6 +46,19 @@ def test_what_does_not_fit_beside_the_running_waits() -> None:
     assert some.reserve(keys(3), 5) is not None
 
 
+def test_with_twice_the_room_of_all_sequences_none_waits_for_a_gap_between_others() -> None:
+    draw, rows, length = random.Random(7), 4, 50
+    some = cache(2 * rows * length)
+    live: list[Extent] = []
+    for number in range(3000):
+        if len(live) == rows or (live and draw.random() < 0.4):
+            ended = live.pop(draw.randrange(len(live)))
+            some.retire(ended, keys(*range(number * 100, number * 100 + draw.randint(1, ended.size))))
+        else:
+            wanted = keys(*range(draw.randrange(number + 1) * 100, number * 100 + 5)[:5])
+            live.append(reserve(some, wanted, draw.choice((length, draw.randint(len(wanted), length))))[0])
+
+
 def test_a_finished_beginning_is_taken_up_where_it_lies() -> None:
     some = cache(100)
     extent, known = reserve(some, keys(1, 2, 3), 10)
