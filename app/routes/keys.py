@@ -36,6 +36,8 @@ class Keys:
         self.header = settings.api_header
         self.required = bool(known)
         self.challenge = f'{self.prefix or "ApiKey"} realm="vlserve"'
+        if self.header.lower() != "authorization":
+            self.challenge = f'ApiKey realm="vlserve", header="{self.header}"'
 
     def owner(self, value: str | None) -> str | None:
         """Who sent this value of the header: a hash of his key, "" for everybody where no key is required,

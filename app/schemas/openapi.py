@@ -43,7 +43,9 @@ class Guard:
         text = "One of the server's keys, where it has any."
         if (self.header.lower(), self.prefix.lower()) == ("authorization", "bearer"):
             return {"type": "http", "scheme": "bearer", "description": text}
-        text += f" Before it the word {self.prefix} and a blank." if self.prefix else ""
+        if self.prefix:
+            may = "must" if self.header.lower() == "authorization" else "may"
+            text += f" Before it {may} be the word {self.prefix} and a blank."
         return {"type": "apiKey", "in": "header", "name": self.header, "description": text}
 
 

@@ -288,6 +288,12 @@ def test_what_cannot_be_used_is_refused_in_time(qwen: Model, name: str) -> None:
     assert qwen.write(qwen.grammars.guide(Grammar("choice", '["yes"]', "p")))[0] == "yes"
 
 
+def test_a_rule_that_is_missing_is_named(qwen: Model) -> None:
+    for source in ("root ::= missing", "start: missing"):
+        with pytest.raises(InvalidRequest, match="missing"):
+            qwen.grammars.guide(Grammar("lark", source, "p"))
+
+
 @pytest.mark.parametrize(
     "grammar",
     [

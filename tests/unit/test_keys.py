@@ -191,8 +191,10 @@ def test_header_and_word_are_to_choose(
     client = make_app(api_key=(KEY,), **flags).test_client()
     assert client.get("/v1/models", headers=accepted).status_code == 200
     assert client.get("/v1/models", headers=refused).status_code == 401
-    challenge = {"Token": "Token", "none": "ApiKey"}.get(flags.get("api_prefix", ""), "Bearer")
-    assert client.get("/v1/models").headers["WWW-Authenticate"] == f'{challenge} realm="vlserve"'
+    word = {"Token": "Token", "none": "ApiKey"}.get(flags.get("api_prefix", ""), "Bearer")
+    named = flags.get("api_header")
+    challenge = f'ApiKey realm="vlserve", header="{named}"' if named else f'{word} realm="vlserve"'
+    assert client.get("/v1/models").headers["WWW-Authenticate"] == challenge
 
 
 def test_without_keys_everybody_may_call(client: FlaskClient) -> None:
