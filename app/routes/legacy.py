@@ -34,6 +34,13 @@ STATUS = {
 @describe(
     body=simple.SimpleChatSchema,
     example={"message": "Hello! What can you do?"},
+    answered={
+        "message": "Hello! What can you do?",
+        "response": "I can describe one to four simple shapes.",
+        "status": "success",
+        "session_id": "default",
+        "finish_reason": "stop",
+    },
     answer=answers.TurnSchema,
     events=answers.TurnEventSchema,
     errors=(*GENERATION, Unavailable),
@@ -51,6 +58,7 @@ def chat() -> Response:
     body=simple.SessionSchema,
     needs_body=False,
     example={"session_id": "default"},
+    answered={"status": "success", "session_id": "default"},
     answer=answers.DoneSchema,
     errors=FORGETTING,
     **PLAIN,

@@ -6,6 +6,7 @@ from werkzeug.exceptions import HTTPException
 from app.errors import InvalidRequest, UnsupportedMediaType
 from app.routes.describe import GENERATION, describe
 from app.routes.hooks import client_left, json_response
+from app.routes.openai import CHAT
 from app.routes.sse import stream
 from app.schemas import answers, upload
 from app.services.completion import Completions
@@ -20,6 +21,7 @@ FIELDS_BYTES = 2**20
     body=upload.UploadSchema,
     body_media="multipart/form-data",
     example={"file": "(the file's bytes)", "prompt": "What is in this picture?"},
+    answered=CHAT,
     answer=answers.ChatCompletionSchema,
     events=answers.ChatChunkSchema,
     errors=GENERATION,

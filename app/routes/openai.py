@@ -13,12 +13,45 @@ from app.services.completion import Completions
 bp = Blueprint("openai", __name__)
 TOKENS = (ModelNotFound, RequestTimeout, ModelLoadFailed, OutOfMemory, Draining)
 """What can go wrong where a model's tokenizer is asked."""
+USAGE = {
+    "prompt_tokens": 6,
+    "completion_tokens": 8,
+    "total_tokens": 14,
+    "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 0, "video_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0},
+}
+CHAT = {
+    "id": "chatcmpl-65c8700f6c5241399eb4b46fcfc75e30",
+    "object": "chat.completion",
+    "created": 1795311478,
+    "model": "demo",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "A large red circle at the top.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": USAGE,
+}
+"""An answer, as an example; and one of /v1/completions."""
+TEXT = {
+    "id": "cmpl-aa2b76cf7d7f473cb22de4fec85ad733",
+    "object": "text_completion",
+    "created": 1795311480,
+    "model": "demo",
+    "choices": [{"index": 0, "text": " top left.", "logprobs": None, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
+TOKENIZED = {"count": 2, "max_model_len": 4096, "tokens": [779, 0], "token_strs": None}
 
 
 @bp.post("/v1/chat/completions")
 @describe(
     body=chat.ChatSchema,
     example={"messages": [{"role": "user", "content": "Hello! What can you do?"}]},
+    answered=CHAT,
     answer=answers.ChatCompletionSchema,
     events=answers.ChatChunkSchema,
     errors=GENERATION,
@@ -34,6 +67,7 @@ def chat_completions() -> Response:
 @describe(
     body=text.CompletionSchema,
     example={"prompt": "A large red circle at the", "max_tokens": 8},
+    answered=TEXT,
     answer=answers.TextCompletionSchema,
     events=answers.TextChunkSchema,
     errors=GENERATION,
@@ -46,7 +80,13 @@ def completions() -> Response:
 
 
 @bp.post("/v1/tokenize")
-@describe(body=text.TokenizeSchema, example={"prompt": "Hello!"}, answer=answers.TokensSchema, errors=TOKENS)
+@describe(
+    body=text.TokenizeSchema,
+    example={"prompt": "Hello!"},
+    answered=TOKENIZED,
+    answer=answers.TokensSchema,
+    errors=TOKENS,
+)
 def tokenize() -> Response:
     """The tokens of a text, or of messages as the model's template renders them."""
     asked = text.load_tokenize(json_body())
@@ -58,7 +98,11 @@ def tokenize() -> Response:
 
 @bp.post("/v1/detokenize")
 @describe(
-    body=text.DetokenizeSchema, example={"tokens": [5, 6]}, answer=answers.DetokenizedSchema, errors=TOKENS
+    body=text.DetokenizeSchema,
+    example={"tokens": [779, 0]},
+    answered={"prompt": "Hello!"},
+    answer=answers.DetokenizedSchema,
+    errors=TOKENS,
 )
 def detokenize() -> Response:
     """The text of tokens."""

@@ -53,14 +53,16 @@ class Guard:
 class Description:
     """What a view takes and answers.
 
-    `example` is one of the body, or of the answer where there is no body. `answer` is the schema of a 200 in
-    JSON, None for a text of type `media`; `events` that of a stream's events; `others` those of statuses that
-    are no errors of ours. `errors` are the exceptions that it may raise beside those that all raise, of which
-    `failure` is the schema and which come with other `statuses` than their own. `query` is the schema of its
-    query, `arguments` are the JSON Schemas of arguments in its path.
+    `example` is one of the body, `answered` one of the answer to it; where there is no body, `example` is
+    the answer's. `answer` is the schema of a 200 in JSON, None for a text of type `media`; `events` that
+    of a stream's events; `others` those of statuses that are no errors of ours. `errors` are the
+    exceptions that it may raise beside those that all raise, of which `failure` is the schema and which
+    come with other `statuses` than their own. `query` is the schema of its query, `arguments` are the
+    JSON Schemas of arguments in its path.
     """
 
     example: Any
+    answered: Any = None
     answer: type[Schema] | None = None
     media: str = JSON
     body: type[Schema] | None = None
@@ -170,8 +172,8 @@ def _answers(converter: Any, about: Description) -> dict[str, Any]:
     content: dict[str, Any] = {about.media: {"schema": {"type": "string"}}}
     if about.answer is not None:
         content = {JSON: {"schema": converter.resolve_nested_schema(about.answer)}}
-    if about.body is None:
-        content[about.media]["example"] = about.example
+    shown = about.example if about.body is None else about.answered
+    content[about.media]["example"] = shown
     if about.events is not None:
         kinds = [converter.resolve_nested_schema(kind) for kind in (about.events, about.failure)]
         content[EVENTS] = {"schema": _event(kinds)}
