@@ -1,8 +1,9 @@
 """The OpenAPI document: valid, complete, and in one mind with the schemas that check the requests."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jsonschema_rs
@@ -39,8 +40,18 @@ TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 
 def valid(schema: dict[str, Any], value: Any, within: dict[str, Any] = DOCUMENT) -> bool:
     """Whether the document allows a value where this schema stands."""
-    whole = schema | {"components": within["components"]}
-    return jsonschema_rs.Draft202012Validator(whole).is_valid(value)
+    known = _known(json.dumps(schema)) if within is DOCUMENT else _validator(schema, within)
+    return known.is_valid(value)
+
+
+def _validator(schema: dict[str, Any], within: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(schema | {"components": within["components"]})
+
+
+@cache
+def _known(schema: str) -> jsonschema_rs.Draft202012Validator:
+    """Making one takes milliseconds, and thousands of values are asked about."""
+    return _validator(json.loads(schema), DOCUMENT)
 
 
 def ref(name: str) -> dict[str, Any]:
