@@ -1,8 +1,9 @@
 """The KV cache of a model: one flat arena of tokens, in which each sequence owns an extent.
 
 An extent is contiguous, so that attention reads it without a copy, and as long as the sequence can become, so
-that it never moves. What a finished sequence leaves stays until its room is needed, least recently used
-first: a prompt that begins like it starts from there.
+that it grows without one. It moves only where the gaps between others are together what a new one needs. What
+a finished sequence leaves stays until its room is needed, least recently used first: a prompt that begins
+like it starts from there.
 """
 
 import bisect
@@ -51,7 +52,9 @@ class KVCache:
         self._retired: list[Extent] = []  # least recently used first
 
     def reserve(self, keys: torch.Tensor, tokens: int) -> tuple[Extent, int] | None:
-        """Room for so many tokens and how many of `keys` it holds already; None if there is no room now."""
+        """Room for so many tokens and how many of `keys` it holds already; None if there is no room now.
+        Running extents may have another `start` after it.
+        """
         source, known = self.longest_prefix(keys)
         goes_on = source is not None and not source.live and CONTINUED * len(source.keys) <= known
         if source is not None and goes_on and self._room_after(source) >= tokens:
@@ -62,6 +65,8 @@ class KVCache:
             if self._room_after(source, self._retired) >= tokens:
                 return self._taken_over(source, keys[:known], tokens)
             gap, source, known = self._gap(tokens, None), None, 0
+        if gap is None:
+            gap = self._gap_by_moving(tokens)
         if gap is None:
             return None
         extent = self._place(gap, tokens)
@@ -154,6 +159,39 @@ class KVCache:
                 return previous
             previous = extent.start + extent.size
         return previous if self.tokens - previous >= tokens else None
+
+    def _gap_by_moving(self, tokens: int) -> int | None:
+        """Where so many tokens have room once running extents have moved next to each other, as few tokens as
+        will do; what is retired between them is forgotten.
+        """
+        live = [extent for extent in self._extents if extent.live]
+        ends = [0, *(extent.start + extent.size for extent in live)]
+        starts = [*(extent.start for extent in live), self.tokens]
+        sizes = [*(extent.size for extent in live), 0]
+        found: list[tuple[int, int, int]] = []
+        for first in range(len(ends)):
+            room = moved = 0
+            for last in range(first, len(ends)):
+                room += starts[last] - ends[last]
+                if room >= tokens:
+                    found.append((moved, first, last))
+                    break
+                moved += sizes[last]
+        if not found:
+            return None
+        _, first, last = min(found)
+        start = ends[first]
+        self._forget(start, starts[last])
+        for extent in live[first:last]:
+            self._move(extent, start)
+            start += extent.size
+        return start
+
+    def _move(self, extent: Extent, start: int) -> None:
+        """Move an extent down the arena, layer by layer: the two places may overlap."""
+        for layer in self.store:
+            layer[start : start + extent.size] = layer[extent.start : extent.start + extent.size].clone()
+        extent.start = start
 
     def _place(self, start: int, tokens: int) -> Extent:
         """A new extent there."""

@@ -278,8 +278,7 @@ def _batch_loop(spec: ModelSpec, model: Any, max_concurrent: int, kv_bytes: int)
     inner: Any = getattr(model, "model", None)
     if hasattr(inner, "get_image_features"):
         inner.get_image_features = Features(inner.get_image_features)
-    # Extents never move: with twice what all but one can own, no gap between them keeps the last one waiting.
-    most = 2 * checkpoint.context_length(spec, model) * max_concurrent
+    most = checkpoint.context_length(spec, model) * max_concurrent
     with _reading:
         tokens = _cache_tokens(spec, most, decoder.token_bytes(), _free_on(model.device), kv_bytes)
         loop = BatchLoop(decoder, tokens=tokens, max_rows=max_concurrent, name=spec.id)

@@ -157,6 +157,12 @@ def test_greedy_text_in_random_company_is_that_of_generate_alone(
     assert [found[index] for index in compared] == [wanted[index] for index in compared]
     assert engine.busy() == (0, 0)
     assert engine._loop.refused > 10
+    pictures = sum(todo[index].picture is not None for index in compared)
+    count = sum(len(wanted[index]) for index in compared)
+    print(  # for docs/performance.md, by -rP
+        f"{family}: {len(compared)} requests compared ({pictures} with a picture), {count} tokens, "
+        f"{REQUESTS - len(compared)} cancelled, {engine._loop.refused} waits for room"
+    )
 
 
 def test_sampled_text_with_a_seed_is_the_same_in_any_company(family: str, engine: Any) -> None:

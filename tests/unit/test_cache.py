@@ -10,7 +10,8 @@ from tests import tiny_models  # prepares torchvision
 # isort: split
 import torch
 
-from app.engine.cache import KEPT, Extent, KVCache
+from app.engine import cache as cache_module
+from app.engine.cache import Extent, KVCache
 
 assert tiny_models
 
@@ -46,17 +47,22 @@ def test_what_does_not_fit_beside_the_running_waits() -> None:
     assert some.reserve(keys(3), 5) is not None
 
 
-def test_with_twice_the_room_of_all_sequences_none_waits_for_a_gap_between_others() -> None:
+def test_none_waits_for_a_gap_between_others_where_there_is_room_for_all() -> None:
     draw, rows, length = random.Random(7), 4, 50
-    some = cache(2 * rows * length)
-    live: list[Extent] = []
+    some = cache(rows * length)
+    live: list[tuple[Extent, list[float]]] = []
     for number in range(3000):
         if len(live) == rows or (live and draw.random() < 0.4):
-            ended = live.pop(draw.randrange(len(live)))
-            some.retire(ended, keys(*range(number * 100, number * 100 + draw.randint(1, ended.size))))
+            ended, written = live.pop(draw.randrange(len(live)))
+            some.retire(ended, keys(*(int(value) for value in written)))
         else:
             wanted = keys(*range(draw.randrange(number + 1) * 100, number * 100 + 5)[:5])
-            live.append(reserve(some, wanted, draw.choice((length, draw.randint(len(wanted), length))))[0])
+            size = draw.choice((length, draw.randint(len(wanted), length)))
+            live.append((reserve(some, wanted, size)[0], wanted.float().tolist()))
+        for extent, written in live:  # moved or not
+            assert held(some, extent, len(written)) == written
+        ends = [(extent.start, extent.start + extent.size) for extent, _ in live]
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(sorted(ends)))
 
 
 def test_a_finished_beginning_is_taken_up_where_it_lies() -> None:
@@ -156,12 +162,13 @@ def test_another_talk_with_the_same_beginning_leaves_the_first_one_be() -> None:
     assert some.longest_prefix(keys(*range(90)))[1] == 80
 
 
-def test_so_many_finished_ones_are_kept_and_no_more() -> None:
-    some = cache(3 * KEPT)
-    for number in range(KEPT + 10):
+def test_so_many_finished_ones_are_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "KEPT", 50)
+    some = cache(150)
+    for number in range(60):
         extent, _ = reserve(some, keys(number), 2)
         some.retire(extent, keys(number, number))
-    assert some.held() == 2 * KEPT
+    assert some.held() == 100
     assert some.longest_prefix(keys(0, 0, 0))[1] == 0
 
 
