@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -178,6 +179,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pathlib.Pa
         return path if path.exists() else tiny_models.build(family, path)
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def endless(tiny: Callable[[str], pathlib.Path]) -> pathlib.Path:
+    """The folder of a tiny text model whose answers go on until somebody stops them."""
+    from tests import tiny_models
+
+    folder = tiny("qwen2").parent / "endless"
+    return folder if folder.exists() else tiny_models.make_endless(shutil.copytree(tiny("qwen2"), folder))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def test_a_mixed_load_is_measured(server: Server, tmp_path: pathlib.Path) -> Non
     plain, shown = (
         [one["prompt_tokens"] for one in found["answers"] if one["picture"] is kind] for kind in (False, True)
     )
-    assert min(shown) > max(plain)  # the pictures were seen
+    assert sum(shown) > sum(plain) + 50  # the pictures were seen
     assert (tmp_path / "load.png").stat().st_size > 10_000
 
 

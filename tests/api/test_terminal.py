@@ -76,10 +76,10 @@ def terminal(tmp_path: pathlib.Path) -> Iterator[Callable[..., Terminal]]:
 
 
 def test_ctrl_c_stops_the_answer_at_the_server_and_not_the_program(
-    tmp_path: pathlib.Path, tiny: Callable[[str], pathlib.Path], terminal: Callable[..., Terminal]
+    tmp_path: pathlib.Path, endless: pathlib.Path, terminal: Callable[..., Terminal]
 ) -> None:
-    with running(tmp_path, "--model", str(tiny("qwen2"))) as server:
-        chat = terminal(server.url, "-t", "400", "--temperature", "1.5")
+    with running(tmp_path, "--model", str(endless)) as server:
+        chat = terminal(server.url, "-t", "15000", "--temperature", "1.5")
         chat.sees("> ")
         chat.type("hello\r")
         wait_until(lambda: server.get("/status").json()["running"] == 1, 60)

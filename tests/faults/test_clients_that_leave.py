@@ -5,7 +5,7 @@ import json
 import pathlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -17,18 +17,14 @@ from app import create_app
 from app.settings import Settings
 from tests.conftest import Server, reset, running, wait_until
 
-LONG = {
-    "messages": [{"role": "user", "content": "hello"}],
-    "temperature": 1.5,
-    "ignore_eos": True,
-    "max_tokens": 400,
-}
+LONG = {"messages": [{"role": "user", "content": "hello"}], "temperature": 1.5, "max_tokens": 15000}
+"""More than the tests have time for."""
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], pathlib.Path]) -> Iterator[Server]:
-    """A server with few turns and a model that rambles."""
-    flags = ("--model", str(tiny("qwen2")), "--max-concurrent", "4", "--max-queue", "60")
+def small(tmp_path_factory: pytest.TempPathFactory, endless: pathlib.Path) -> Iterator[Server]:
+    """A server with few turns and a model that does not stop by itself."""
+    flags = ("--model", str(endless), "--max-concurrent", "4", "--max-queue", "60")
     with running(tmp_path_factory.mktemp("small"), *flags) as server:
         server.post("/v1/chat/completions", LONG | {"max_tokens": 2})  # loads the model
         yield server
@@ -84,9 +80,9 @@ def test_50_clients_vanish_after_the_first_token(small: Server) -> None:
     assert small.log.count("client disconnected") == 50
 
 
-def test_no_thread_is_left_over(tiny: Callable[[str], pathlib.Path]) -> None:
+def test_no_thread_is_left_over(endless: pathlib.Path) -> None:
     """In this process, where every thread is seen, behind a server that ends its request threads."""
-    settings = Settings(model=str(tiny("qwen2")), max_concurrent=4, max_queue=60, request_timeout=60)
+    settings = Settings(model=str(endless), max_concurrent=4, max_queue=60, request_timeout=60)
     app = create_app(settings)
     web = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=web.serve_forever, daemon=True).start()

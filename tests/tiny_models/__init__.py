@@ -22,6 +22,7 @@ from tests.tiny_models import families, tokenization, weights  # noqa: E402
 from tests.tiny_models.families import LENGTH, MARKER_VARIABLE  # noqa: E402
 
 __all__ = [
+    "ENDLESS",
     "FAMILIES",
     "LENGTH",
     "MARKER_VARIABLE",
@@ -34,12 +35,15 @@ __all__ = [
     "greedy",
     "inputs_of",
     "load",
+    "make_endless",
     "reference_greedy",
 ]
 
 TEXT_FAMILIES = tuple(name for name, family in families.FAMILIES.items() if not family.sees)
 VISION_FAMILIES = tuple(name for name, family in families.FAMILIES.items() if family.sees)
 FAMILIES = TEXT_FAMILIES + VISION_FAMILIES
+ENDLESS = 16384
+"""max_position_embeddings where answers do not end."""
 WAYS_TO_BREAK = ("no_weights", "truncated_weights", "broken_config", "unknown_architecture", "no_tokenizer")
 
 Messages = Sequence[Mapping[str, Any]]
@@ -59,6 +63,27 @@ def build(family: str, folder: pathlib.Path, *, seed: int = 0) -> pathlib.Path:
     if made.write_processor is not None:
         families.write_json(folder / "chat_template.json", {"chat_template": made.template})
         made.write_processor(folder)
+    return folder
+
+
+def make_endless(folder: pathlib.Path) -> pathlib.Path:
+    """Let a model folder's answers go on to the limit that is asked for, which may be thousands of tokens:
+    what ends them is a token that the model has no output for. Returns the folder.
+    """
+    never = "<|never|>"
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    number = len(data["model"]["vocab"]) + sum(
+        one["content"] not in data["model"]["vocab"] for one in data["added_tokens"]
+    )
+    data["added_tokens"].append(data["added_tokens"][-1] | {"id": number, "content": never})
+    families.write_json(folder / "tokenizer.json", data)
+    for name, changes in {
+        "tokenizer_config.json": {"eos_token": never, "model_max_length": ENDLESS},
+        "config.json": {"eos_token_id": number, "max_position_embeddings": ENDLESS},
+        "generation_config.json": {"eos_token_id": number},
+    }.items():
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        families.write_json(folder / name, data | changes)
     return folder
 
 
