@@ -9,12 +9,15 @@ the server is imported.
 import contextlib
 import json
 import random
+import re
 import signal
 import sys
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+ASCII = {"d": "[0-9]", "w": "[0-9A-Za-z_]", "s": r"[ \t\n\r\f\v]"}
+"""What these mean in an expression, as in JSON Schema's patterns; the library takes digits of all scripts."""
 CPU_SECONDS = 0.5
 MEMORY = 1 << 30
 WALK = 100
@@ -53,7 +56,8 @@ def trouble(text: str) -> str | None:
 def _lark(kind: str, source: str) -> str:
     """A grammar in the library's language; raises ValueError."""
     if kind == "regex":
-        return str(json.loads(LLMatcher.grammar_from_regex(source))["grammars"][0]["lark_grammar"])
+        plain = re.sub(r"\\(.)", lambda found: ASCII.get(found[1], found[0]), source, flags=re.DOTALL)
+        return str(json.loads(LLMatcher.grammar_from_regex(plain))["grammars"][0]["lark_grammar"])
     if kind == "gbnf":
         try:
             return str(gbnf_to_lark(source))

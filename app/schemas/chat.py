@@ -31,6 +31,7 @@ NOT_YET: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
+    "chat_template": (),
 }
 """Fields of the contract that this version refuses, with the values that ask for nothing."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")

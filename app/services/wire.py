@@ -204,7 +204,7 @@ class TextWire:
         echoed = self._echoed[prompt] if self._echoed is not None else ""
         scored = [replace(one, start=one.start + len(echoed)) for one in made.scored]
         if self._echoed is not None and not begun:
-            scored = self._of_prompt(self._prompts()[prompt]) + scored
+            scored = self._of_prompt(self._prompts()[prompt], echoed) + scored
         return {
             "index": index,
             "text": made.content if begun else echoed + made.content,
@@ -212,11 +212,14 @@ class TextWire:
             "finish_reason": reason,
         }
 
-    def _of_prompt(self, info: PromptInfo) -> list[Scored]:
+    def _of_prompt(self, info: PromptInfo, echoed: str) -> list[Scored]:
+        """The prompt's tokens; what the tokenizer put before a text has no place in it."""
         found, text = [], b""
         for token, logprobs in zip(info.ids, info.logprobs, strict=False):
             found.append(Scored(token, len(text.decode(errors="ignore")), logprobs))
-            text += self._head.token_bytes(token)
+            piece = self._head.token_bytes(token)
+            if text or echoed.startswith(piece.decode(errors="ignore").lstrip()):
+                text += piece
         return found
 
     def _logprobs(self, scored: Sequence[Scored], whole: bool) -> dict[str, Any] | None:

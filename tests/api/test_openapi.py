@@ -34,6 +34,7 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
+@pytest.mark.timeout(3600)  # --examples may be many
 def test_no_answer_contradicts_the_document(
     brief: Server, tmp_path: pathlib.Path, request: pytest.FixtureRequest
 ) -> None:

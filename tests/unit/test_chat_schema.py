@@ -194,6 +194,7 @@ ASKING: dict[str, list[Any]] = {
     "modalities": [["text", "audio"]],
     "audio": [{"voice": "alloy", "format": "wav"}],
     "moderation": [{"model": "omni-moderation-latest"}],
+    "chat_template": ["{{ messages }}"],
 }
 
 

@@ -144,6 +144,15 @@ def test_choices_expressions_and_grammars(qwen: Model, grammar: Grammar, texts: 
         assert text in texts if texts else re.fullmatch(r"[ab]{2}/\d", text)
 
 
+def test_classes_of_an_expression_are_those_of_json_schema(qwen: Model) -> None:
+    import re
+
+    wanted = r"\d{3}[\d.]\w\\d\s"
+    guide = qwen.grammars.guide(Grammar("regex", wanted, "p"))
+    for seed in range(20):
+        assert re.fullmatch(wanted, qwen.write(guide, seed=seed)[0], re.ASCII)
+
+
 def test_blanks_between_json_tokens_are_few(qwen: Model) -> None:
     guide = qwen.grammars.guide(schema({"type": "array", "items": {"const": 1}, "minItems": 2}))
     assert not any(text.isspace() for text in qwen.open_after(guide, "[\n" + " " * 20))

@@ -187,6 +187,16 @@ def test_an_echo_comes_before_the_answer_with_its_own_log_probabilities() -> Non
     assert [one["choices"][0]["text"] for one in chunks] == ["OkH", "i", ""]
 
 
+def test_what_a_tokenizer_puts_before_a_text_has_no_place_in_its_echo() -> None:
+    names = {1: b"<bos>", 79: b"O", 107: b"k"}
+    info = PromptInfo((1, 79, 107), logprobs=(None, Logprobs(-1.0), Logprobs(-2.0)))
+    head = replace(HEAD, top_logprobs=0, token_bytes=lambda token: names.get(token, b"x"))
+    for text, offsets in (("Ok", [0, 0, 1, 2]), ("<bos>Ok", [0, 5, 6, 7])):
+        echoing = TextWire(head, lambda: [info], [text])
+        (choice,) = echoing.whole([Choice(Delta("H", scored=SCORED[:1]), "stop")], USAGE)["choices"]
+        assert choice["logprobs"]["text_offset"] == offsets
+
+
 def test_the_chosen_token_of_a_completion_is_always_among_the_likeliest() -> None:
     scored = (Scored(72, 0, Logprobs(-3.0)), Scored(105, 1, Logprobs(-4.0)))
     (choice,) = TextWire(replace(HEAD, top_logprobs=0)).whole(
