@@ -136,7 +136,8 @@ class TpuEngine(LanguageEngine):
         """Raise InvalidRequest for what a model that tells only tokens cannot do."""
         if not self._layout.greedy_only:
             return
-        wanted = request.sampling
+        wanted, tools = request.sampling, request.tools
+        strict = [one.strict for one in tools.functions] if tools is not None and lark.may_call(tools) else []
         needs_logits = {
             "temperature": wanted.temperature > 0,
             "logprobs": wanted.top_logprobs is not None or request.score_prompt,
@@ -146,8 +147,8 @@ class TpuEngine(LanguageEngine):
             "repetition_penalty": wanted.repetition_penalty != 1,
             "min_tokens": wanted.min_tokens > 0,
             "max_thinking_tokens": request.max_thinking_tokens is not None,
-            "tool_choice": request.tools is not None and request.tools.choice == "required",
-            "tools": lark.may_call(request.tools),  # of which some are strict
+            "tool_choice": tools is not None and tools.choice == "required",
+            f"tools[{strict.index(True) if strict else 0}].function.strict": bool(strict),
             request.grammar.param if request.grammar else "": request.grammar is not None,
         }
         for param, needed in needs_logits.items():

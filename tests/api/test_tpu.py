@@ -1,6 +1,7 @@
 """The TPU engine over HTTP, on the stand-in: it answers as transformers does, and outlives its device."""
 
 import pathlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -141,6 +142,8 @@ def test_held_out_scenes_are_answered_as_by_the_transformers_engine(
 
 def test_ten_streams_on_two_caches_are_all_right(tpu: Tpu) -> None:
     tpu.says("Hello!")
+    assert re.search(r"device  tpu:0, in the form it was compiled in$", tpu.server.log, re.MULTILINE)
+    assert "4 layers in float32, static, no history: prompts of 256 tokens, 512 with" in tpu.server.log
     assert "tpu:0, a chip BM1684X, runs 2 of 10 streams at once" in tpu.server.log
     colours = ["red", "blue", "green", "yellow", "black"]
     questions = [
