@@ -3,7 +3,6 @@
 import pathlib
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -180,12 +179,13 @@ def test_a_client_that_leaves_frees_its_cache(tpu: Tpu) -> None:
     for stream in streams:
         next(iter(stream))
     wait_until(lambda: tpu.server.details()["running"] == 2)
+    launches = tpu.control["launches"]
     for stream in streams:
         stream.close()
-    start = time.monotonic()
     tpu.says("Hi", max_tokens=2)
-    assert time.monotonic() - start < 10
     wait_until(lambda: tpu.server.details()["running"] == 0)
+    a_token = 1 + 4 + 1
+    assert tpu.control["launches"] - launches < 300 * a_token  # of the 600 tokens that were asked for
 
 
 FAULTS = ["bmrt_launch_tensor_ex", "bm_thread_sync", "bm_memcpy_s2d_partial_offset",
@@ -204,7 +204,7 @@ def test_a_device_that_fails_is_a_503_and_the_next_request_works(tpu: Tpu, funct
     ready = tpu.server.get("/health/ready")
     assert (ready.status_code, ready.json()["status"]) == (503, "unhealthy")
     assert "failed" in tpu.server.get("/health").json()["details"]["reason"]
-    assert [tpu.control[name] for name in LIVE] == [0] * len(LIVE)
+    wait_until(lambda: [tpu.control[name] for name in LIVE] == [0] * len(LIVE))  # the client is told first
     tpu.control.heal()
     assert tpu.says("Hello!") == wanted
     assert tpu.server.get("/health/ready").status_code == 200
@@ -236,7 +236,7 @@ def test_a_device_that_cannot_be_opened_again_is_a_503_until_it_can(tpu: Tpu, fu
         with pytest.raises(openai.InternalServerError) as told:
             tpu.says("Hello!")
         assert told.value.code == "device_failed"
-    assert [tpu.control[name] for name in LIVE] == [0] * len(LIVE)
+    wait_until(lambda: [tpu.control[name] for name in LIVE] == [0] * len(LIVE))
     tpu.control.heal()
     assert tpu.says("Hello!")
 
