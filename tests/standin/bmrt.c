@@ -354,6 +354,7 @@ bool bmrt_launch_tensor_ex(void *which, const char *name, const bm_tensor_t *inp
     if (standin_fault(FAULT_bmrt_launch_tensor_ex)) return refuse(name, "asked to fail");
     if (standin_control()->launch_micros) usleep((unsigned)standin_control()->launch_micros);
     net_t *net = net_of(runtime, name);
+    if (!(runtime->flags & 1)) return refuse(name, "its addresses are not real");
     if (!net || !user_mem || user_stmode) return refuse(name, "no such network, or no memory for its outputs");
     const char *why = wrong(&net->info, inputs, input_num, output_num);
     int stage = why ? -1 : stage_of(&net->info, inputs);
