@@ -314,6 +314,10 @@ def test_pictures_are_brought_to_what_was_compiled(load: Callable[..., TpuEngine
     generation = engine.submit(asks("What is in this picture?", scene()))
     assert generation.prompts()[0].image_tokens <= 16
     assert [type(event) for event in generation][-1] is Finish
+    thin = scene(size=(3000, 20))  # no side is less than a merged patch
+    with pytest.raises(InvalidRequest, match=r"has \d+ patches; this model was compiled for 64") as told:
+        engine.submit(asks("What is it?", thin))
+    assert told.value.code == "image_too_large"
 
 
 def test_a_clip_is_brought_to_what_a_prompt_has_room_for(load: Callable[..., TpuEngine]) -> None:
