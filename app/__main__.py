@@ -86,13 +86,17 @@ def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]
     from app.engine import machine
     from app.routes import keys
 
-    weights = sum(file.stat().st_size for file in Path(spec.source).glob("*.safetensors"))
+    suffixes = (".safetensors", ".bmodel")
+    weights = sum(one.stat().st_size for one in Path(spec.source).glob("*") if one.suffix in suffixes)
     where = _in_project(spec.source) if Path(spec.source).is_dir() else f"{spec.source} (hub or its cache)"
     size = f", {weights / 1e6:.0f} MB" if weights else ""
     when = "is loaded now" if settings.preload else "is loaded by the first request"
     yield "model", f"{spec.id} from {where}{size}; {when}"
-    device = "the best there is" if spec.device == "auto" else spec.device
-    form = "the form that is fastest there" if spec.dtype == "auto" else spec.dtype
+    compiled = spec.engine == "bmrt"
+    best = "tpu:0" if compiled else "the best there is"
+    device = best if spec.device == "auto" else spec.device
+    fastest = "the form it was compiled in" if compiled else "the form that is fastest there"
+    form = fastest if spec.dtype == "auto" else spec.dtype
     yield "device", f"{device}, in {form if spec.quantization == 'none' else spec.quantization}"
     free, total = machine.free_memory() / 1e9, machine.total_memory() / 1e9
     yield "memory", f"{free:.1f} of {total:.1f} GB are free, {machine.usable_cores()} cores"

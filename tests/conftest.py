@@ -212,10 +212,10 @@ def compiled(
         kind: Any = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
         return kind.from_pretrained(weights, dtype=torch.float32).eval()
 
-    @functools.cache
     def folder(family: str = "demo", **options: Any) -> pathlib.Path:
         weights = ROOT / "models" / "demo" / "weights" if family == "demo" else tiny(family)
-        name = "-".join([family, *(f"{option}={value}" for option, value in options.items())])
-        return export(model(weights), weights, root / re.sub(r"[^\w=-]", "", name), Build(**options))
+        name = "-".join([family, *(f"{option}={value}" for option, value in sorted(options.items()))])
+        path = root / re.sub(r"[^\w=-]", "", name)
+        return path if path.exists() else export(model(weights), weights, path, Build(**options))
 
     return folder

@@ -202,6 +202,10 @@ FUNCTIONS: dict[str, Function] = {
     ),
 }
 """All that is called. docs/tpu.md has a table of them, held by a test."""
+NEWER = "bmrt_launch_tensor_multi_cores"
+"""A function that is not called: it came with the last fields of NetInfo and StageInfo (libsophon 0.5), which
+must not be read where they are not.
+"""
 
 
 class BmError(Exception):
@@ -235,14 +239,14 @@ class Libraries:
         bmlib = _load("libbmlib.so", folder, ctypes.RTLD_GLOBAL)  # libbmrt looks for its symbols there
         libraries = {"bmlib": bmlib, "bmrt": _load("libbmrt.so", folder, ctypes.RTLD_LOCAL)}
         self._functions: dict[str, Any] = {}
-        for name, function in FUNCTIONS.items():
-            try:
-                found = getattr(libraries[function.library], name)
-            except AttributeError:
+        for library, name in [("bmrt", NEWER), *((one.library, name) for name, one in FUNCTIONS.items())]:
+            if not hasattr(libraries[library], name):
                 raise RuntimeMissingError(
-                    f"lib{function.library}.so has no {name}: it is older than libsophon 0.5.1, which is "
+                    f"lib{library}.so has no {name}: it is older than libsophon 0.5.1, which is "
                     "the least that serves language models (docs/tpu.md)."
-                ) from None
+                )
+        for name, function in FUNCTIONS.items():
+            found = getattr(libraries[function.library], name)
             found.argtypes = function.arguments
             kinds = {"status": c_int, "bool": c_bool, "pointer": function.result or c_void_p}
             found.restype = kinds.get(function.answer, function.result)

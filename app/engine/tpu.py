@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.engine import checkpoint
+from app.engine import checkpoint, lark
 from app.engine.bmrt import BmError, Libraries, RuntimeMissingError
 from app.engine.encode import PromptEncoder
 from app.engine.fitting import QwenFitter
@@ -28,20 +28,40 @@ Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
 """Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
 
 
-class BoundedFitter(QwenFitter):
-    """Brings pictures and frames to at most so many pixels as the vision tower was compiled for."""
+TEXT_TOKENS = 128
+"""Of a prompt with a clip: what is left for its text."""
+STAMP_TOKENS = 12
+"""Around each two frames: when they were, where they begin and end."""
+LEAST_TOKENS = 4
+"""Of two frames, however many there are."""
 
-    def __init__(self, processor: Any, most: int) -> None:
+
+class BoundedFitter(QwenFitter):
+    """Brings pictures and frames to at most so many pixels as the vision tower was compiled for, and clips to
+    what a prompt of so many tokens has room for, as the vendor's demo does.
+    """
+
+    def __init__(self, processor: Any, most: int, prompt_tokens: int) -> None:
         super().__init__(processor.image_processor, getattr(processor, "video_processor", None))
         self._most = most
+        self._tokens = max(prompt_tokens - TEXT_TOKENS, prompt_tokens // 2)
 
     def picture(self, image: Any, options: MediaOptions) -> Any:
         """A picture within the bound."""
         return super().picture(image, self._bounded(options))
 
     def clip(self, total: int, fps: float, size: tuple[int, int], options: MediaOptions) -> ClipPlan:
-        """What is kept of a video, each frame within the bound."""
-        return super().clip(total, fps, size, self._bounded(options))
+        """What is kept of a video, each frame within the bound, all of them within a prompt."""
+        frames = 2 * max(1, self._tokens // (LEAST_TOKENS + STAMP_TOKENS))
+        bounded = self._bounded(options)
+        if options.num_frames is None:  # nobody counts on that many
+            bounded = replace(bounded, most_frames=min(options.most_frames or frames, frames))
+        plan = super().clip(total, fps, size, bounded)
+        slices = len(plan.indices) // 2
+        each = max(LEAST_TOKENS, self._tokens // slices - STAMP_TOKENS)
+        if plan.tokens <= each * slices:
+            return plan
+        return super().clip(total, fps, size, replace(bounded, max_pixels=each * self._factor**2))
 
     def _bounded(self, options: MediaOptions) -> MediaOptions:
         return replace(options, max_pixels=min(options.max_pixels or self._most, self._most))
@@ -116,7 +136,8 @@ class TpuEngine(LanguageEngine):
         """Raise InvalidRequest for what a model that tells only tokens cannot do."""
         if not self._layout.greedy_only:
             return
-        wanted = request.sampling
+        wanted, tools = request.sampling, request.tools
+        strict = [one.strict for one in tools.functions] if tools is not None and lark.may_call(tools) else []
         needs_logits = {
             "temperature": wanted.temperature > 0,
             "logprobs": wanted.top_logprobs is not None or request.score_prompt,
@@ -126,7 +147,8 @@ class TpuEngine(LanguageEngine):
             "repetition_penalty": wanted.repetition_penalty != 1,
             "min_tokens": wanted.min_tokens > 0,
             "max_thinking_tokens": request.max_thinking_tokens is not None,
-            "tool_choice": request.tools is not None and request.tools.choice == "required",
+            "tool_choice": tools is not None and tools.choice == "required",
+            f"tools[{strict.index(True) if strict else 0}].function.strict": bool(strict),
             request.grammar.param if request.grammar else "": request.grammar is not None,
         }
         for param, needed in needs_logits.items():
@@ -148,32 +170,32 @@ def load(
     progress("loading the networks", 0.1)
     try:
         vision = Vision.of(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelLoadFailed(f"{spec.id}: its config.json lacks {error}.") from None
+    try:
         number = _number(spec)
         worker = Worker(Source(Libraries(libraries), number, path, config, vision, max_concurrent))
         layout = worker.open()
     except (RuntimeMissingError, UnknownModelError) as error:
         raise ModelLoadFailed(f"{spec.id}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelLoadFailed(f"{spec.id}: its config.json lacks {error}.") from None
     except BmError as error:
         if error.is_out_of_memory:
             raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
         raise ModelLoadFailed(f"{spec.id}: {error}") from None
     try:
         progress("reading the tokenizer", 0.9)
-        vision_too = vision is not None and layout.patches > 0
-        processor, defaults, stop_ids = read(spec, config, vision_too)
+        sees = vision is not None and layout.patches > 0
+        processor, defaults, stop_ids = read(spec, config, sees)
         if layout.greedy_only:
-            defaults = replace(defaults, temperature=0.0, repetition_penalty=None)
-        if vision is not None and vision_too:
-            _bound(processor, layout.patches * vision.patch**2)
+            defaults = replace(defaults, greedy_only=True, repetition_penalty=None)
         encoder = PromptEncoder(
-            processor, vision=vision_too, remote_code=False, thinking_prompt=spec.thinking_prompt
+            processor, vision=sees, remote_code=False, thinking_prompt=spec.thinking_prompt
         )
         if vision is not None and isinstance(encoder.fitter, QwenFitter):
-            encoder.fitter = BoundedFitter(processor, layout.patches * vision.patch**2)
+            pixels = layout.patches * vision.patch**2
+            encoder.fitter = BoundedFitter(processor, pixels, layout.prompt_limit)
         return TpuEngine(
-            replace(spec, modalities=("text", "image", "video") if vision_too else ("text",)),
+            replace(spec, modalities=("text", "image", "video") if sees else ("text",)),
             encoder,
             worker,
             layout,
@@ -204,13 +226,3 @@ def _number(spec: ModelSpec) -> int:
     if kind not in ("auto", "tpu"):
         raise UnknownModelError(f"a .bmodel runs on a TPU, not on {spec.device}")
     return int(number or 0)
-
-
-def _bound(processor: Any, most: int) -> None:
-    """Let no picture get more pixels than the vision tower was compiled for."""
-    part = processor.image_processor
-    bound = {name: value for name, value in dict(part.size).items() if value is not None}
-    bound["longest_edge"] = min(int(bound.get("longest_edge", most)), most)
-    if bound.get("shortest_edge", most) > most:  # what is enlarged is rounded up
-        bound["shortest_edge"] = most // 2
-    part.size = type(part.size)(**bound)

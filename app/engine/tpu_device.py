@@ -41,6 +41,7 @@ STORED: dict[int, type[np.generic]] = {
     BFLOAT16: np.uint16,
 }
 """How numpy holds the formats that language models use: it has no bfloat16."""
+OTHER_LAYOUT = "this libsophon lays its structures out in another way"
 LARGEST = 2**32 - 1
 """Bytes of one piece of device memory, whose size is a 32-bit number."""
 
@@ -150,7 +151,7 @@ class Device:
         self._runtime = c_void_p(self._call("bmrt_create", self._handle))
         self._call("bmrt_set_flags", self._runtime, SHARE_MEMORY)
         self._call("bmrt_load_bmodel", self._runtime, str(path).encode())
-        self.sync()
+        self._call("bm_thread_sync", self._handle)
         for name in self._libraries.network_names(self._runtime):
             self.nets[name] = self._net(name)
 
@@ -261,10 +262,14 @@ class Device:
 
     def _net(self, name: str) -> Net:
         info = self._call("bmrt_get_network_info", self._runtime, name.encode()).contents
-        kinds = [*info.input_dtypes[: info.input_num], *info.output_dtypes[: info.output_num]]
-        if unknown := [DATA_TYPES.get(kind, str(kind)) for kind in kinds if kind not in STORED]:
-            raise UnknownModelError(f"its network {name} has tensors of {unknown[0]}")
-        return Net(name, info.is_dynamic, tuple(_stage(info, number) for number in range(info.stage_num)))
+        try:
+            kinds = [*info.input_dtypes[: info.input_num], *info.output_dtypes[: info.output_num]]
+            if unknown := [DATA_TYPES.get(kind, str(kind)) for kind in kinds if kind not in STORED]:
+                raise UnknownModelError(f"its network {name} has tensors of {unknown[0]}")
+            stages = tuple(_stage(info, number) for number in range(info.stage_num))
+        except ValueError:  # a pointer of it is NULL
+            raise UnknownModelError(f"its network {name} has no shapes or memory: {OTHER_LAYOUT}") from None
+        return Net(name, info.is_dynamic, stages)
 
 
 def _stage(info: Any, number: int) -> Stage:
@@ -278,7 +283,7 @@ def _stage(info: Any, number: int) -> Stage:
             if not all(0 < size < 2**31 for size in dims) or found[-1].bytes > memories[index].size:
                 raise UnknownModelError(
                     f"its network {info.name.decode()} has a tensor of {dims} in {memories[index].size} "
-                    "bytes: this libsophon lays its structures out in another way"
+                    f"bytes: {OTHER_LAYOUT}"
                 )
         return tuple(found)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from app.engine.bmrt import BFLOAT16, FLOAT16, FLOAT32, INT32
+from app.engine.bmrt import BFLOAT16, DATA_TYPES, FLOAT16, FLOAT32, INT32
 from app.engine.tpu_device import Net, UnknownModelError
 
 History = Literal["none", "inputs", "networks"]
@@ -63,6 +63,17 @@ class Layout:
         """Bytes of a KV cache."""
         return 2 * self.layers * self.length * self.kv_row_bytes
 
+    def told(self) -> str:
+        """What it is, for a log's line."""
+        kind = "dynamic" if self.dynamic else "static"
+        past = {"none": "no history", "inputs": "history", "networks": "history apart"}[self.history]
+        answers = "tokens" if self.greedy_only else "logits"
+        return (
+            f"{self.layers} layers in {DATA_TYPES[self.state_dtype]}, {kind}, {past}: prompts of "
+            f"{self.prompt_limit} tokens, {self.length} with the answer, pictures of {self.patches} patches; "
+            f"it tells {answers}"
+        )
+
     @property
     def prompt_limit(self) -> int:
         """Tokens of the longest prompt: with history it is computed in pieces, each of which begins where
@@ -87,36 +98,33 @@ class Layout:
 def layout(nets: Mapping[str, Net]) -> Layout:
     """What these networks are; raises UnknownModelError, with a reason, if that cannot be served."""
     layers = sum(bool(re.fullmatch(r"block_\d+", name)) for name in nets)
-    for name in (
-        "lm_head",
-        *(f"block{kind}_{layer}" for layer in range(layers or 1) for kind in ("", "_cache")),
-    ):
-        if name not in nets:
-            raise UnknownModelError(f"it has no network {name}: it is no language model of LLM-TPU's make")
-    block, cache, head = nets["block_0"], nets["block_cache_0"], nets["lm_head"]
-    if len(cache.inputs) != 5 or len(cache.inputs[3].dims) != 4:
-        raise UnknownModelError("its decoding takes other inputs than states, positions, mask, keys, values")
-    if cache.inputs[0].dims[0] != 1:
-        raise UnknownModelError("it was compiled with --batch, which this server does not use")
+    every = [f"block{kind}_{layer}" for layer in range(layers or 1) for kind in ("", "_cache")]
+    for name in ("lm_head", *every):
+        _must(name in nets, f"it has no network {name}: it is no language model of LLM-TPU's make")
+    block, cache, head, vit = nets["block_0"], nets["block_cache_0"], nets["lm_head"], nets.get("vit")
     history: History = "networks" if "block_kv_0" in nets else "inputs" if len(block.inputs) == 5 else "none"
-    if len(block.inputs) not in (2, 3, 5) or (history == "networks" and len(block.inputs) != 2):
-        raise UnknownModelError(f"its blocks take {len(block.inputs)} inputs: no layout that is known")
-    dtype = block.inputs[0].dtype
-    if dtype not in (FLOAT32, FLOAT16, BFLOAT16) or {cache.inputs[i].dtype for i in (0, 2, 3, 4)} != {dtype}:
-        raise UnknownModelError("its states and its cache are not of one floating-point format")
+    _check_blocks(block, cache, head, history)
     past = {"networks": nets.get("block_kv_0"), "inputs": block, "none": None}[history]
     stages = sorted((stage.inputs[3].dims[1], number) for number, stage in enumerate(cache.stages))
-    vit = nets.get("vit")
-    if vit is not None and len(vit.inputs) not in (4, 5):
-        raise UnknownModelError(f"its vision tower takes {len(vit.inputs)} inputs, neither 4 nor 5")
-    found = Layout(
+    if vit is not None:
+        count = len(vit.inputs)
+        _must(count in (4, 5), f"its vision tower takes {count} inputs, neither 4 nor 5")
+        _must(len(vit.outputs) == 1 or "add" in nets, "it has no network add for its tower's deepstack")
+    embeds = "embedding" in nets and "embedding_cache" in nets
+    if embeds:
+        ids = nets["embedding"].inputs[0]
+        _must(
+            (ids.dtype, ids.dims) == (INT32, (1, block.inputs[0].dims[1])),
+            "its embedding takes no row of token ids as long as its blocks are",
+        )
+    return Layout(
         nets=nets,
         layers=layers,
         input_length=block.inputs[0].dims[1],
         length=stages[-1][0],
         width=head.inputs[0].dims[1],
         vocabulary=head.outputs[0].dims[-1],
-        state_dtype=dtype,
+        state_dtype=block.inputs[0].dtype,
         axes=block.inputs[1].dims[0],
         dynamic=block.is_dynamic,
         masked=len(block.inputs) != 2,
@@ -125,22 +133,38 @@ def layout(nets: Mapping[str, Net]) -> Layout:
         kv_heads=cache.inputs[3].dims[2],
         head_size=cache.inputs[3].dims[3],
         decode_stages=tuple(stages),
-        deepstack=len(vit.outputs) - 1 if vit is not None and "add" in nets else 0,
+        deepstack=0 if vit is None else len(vit.outputs) - 1,
         greedy_only=head.outputs[0].dims[-1] == 1,
-        embeds="embedding" in nets and "embedding_cache" in nets,
+        embeds=embeds,
     )
-    _check(found)
-    return found
 
 
-def _check(found: Layout) -> None:
-    block, cache = found.nets["block_0"], found.nets["block_cache_0"]
-    widths = {block.inputs[0].dims[-1], cache.inputs[0].dims[-1], found.width}
-    if len(widths) != 1 or found.axes not in (1, 3):
-        raise UnknownModelError(f"its networks disagree about the width of a state: {sorted(widths)}")
-    if cache.outputs[1].bytes != found.kv_row_bytes:
-        raise UnknownModelError("a decoding step gives keys of another size than its cache has")
-    if found.embeds:
-        embedding = found.nets["embedding"]
-        if embedding.inputs[0].dtype != INT32 or embedding.inputs[0].dims != (1, found.input_length):
-            raise UnknownModelError("its embedding takes no row of token ids as long as its blocks are")
+def _check_blocks(block: Net, cache: Net, head: Net, history: History) -> None:
+    _must(
+        len(cache.inputs) == 5 and len(cache.inputs[3].dims) == 4,
+        "its decoding takes other inputs than states, positions, mask, keys, values",
+    )
+    _must(cache.inputs[0].dims[0] == 1, "it was compiled with --batch, which this server does not use")
+    count = len(block.inputs)
+    _must(count in (2, 3, 5), f"its blocks take {count} inputs: no layout that is known")
+    # What a block sees of the cache is as long as compiled where a mask hides the rest, else as it is.
+    fits = {"none": True, "inputs": not block.is_dynamic, "networks": block.is_dynamic and count == 2}
+    _must(fits[history], f"its blocks take {count} inputs and history in a way that is not known")
+    dtype = block.inputs[0].dtype
+    _must(
+        dtype in (FLOAT32, FLOAT16, BFLOAT16) and {cache.inputs[i].dtype for i in (0, 2, 3, 4)} == {dtype},
+        "its states and its cache are not of one floating-point format",
+    )
+    widths = {block.inputs[0].dims[-1], cache.inputs[0].dims[-1], head.inputs[0].dims[-1]}
+    _must(len(widths) == 1, f"its networks disagree about the width of a state: {sorted(widths)}")
+    axes = block.inputs[1].dims[0]
+    _must(axes in (1, 3), f"its positions have {axes} rows, neither 1 nor 3")
+    _must(
+        cache.outputs[1].dims[-2:] == cache.inputs[3].dims[-2:],
+        "a decoding step gives keys of another size than its cache has",
+    )
+
+
+def _must(holds: bool, reason: str) -> None:
+    if not holds:
+        raise UnknownModelError(reason)

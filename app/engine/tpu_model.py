@@ -106,18 +106,25 @@ class TpuModel:
             self._device.copy(mine, theirs, size)
         target.rows = rows
 
-    def prefill(self, cache: KVCache, prompt: Prompt, each: Callable[[], None] | None = None) -> None:
-        """Compute a prompt; the answer is what comes after it. `each` is called when the answer is what comes
-        after the first token, the second, and so on.
+    def prefill(
+        self,
+        cache: KVCache,
+        prompt: Prompt,
+        between: Callable[[], None] = lambda: None,
+        each: Callable[[], None] | None = None,
+    ) -> None:
+        """Compute a prompt; the answer is what comes after it. `between` is called between networks, and may
+        raise; `each` when the answer is what comes after the first token, the second, and so on.
         """
         self._embed(prompt)
         if prompt.pictures and self._tower is not None:
-            self._look(prompt, self._tower)
+            self._look(prompt, self._tower, between)
         step = self.layout.input_length
         for start in range(0, len(prompt), step):
             count = min(step, len(prompt) - start)
-            state = self._piece(cache, prompt, start, count)
+            state = self._piece(cache, prompt, start, count, between)
             for row in range(count if each else 0):
+                between()
                 self._head(part(state, row * self.layout.row_bytes, self.layout.row_bytes))
                 if each is not None:
                     each()
@@ -217,18 +224,21 @@ class TpuModel:
         self._device.write(self._ids, np.array([[token]], np.int32))
         self._device.launch(self.layout.nets["embedding_cache"], [View(self._ids, INT32, (1, 1))], [state])
 
-    def _look(self, prompt: Prompt, tower: Tower) -> None:
+    def _look(self, prompt: Prompt, tower: Tower, between: Callable[[], None]) -> None:
         """Put the features of the prompt's pictures in the place of their tokens."""
         for memory in self._deepstack:
             self._device.zero(memory)
         for picture in prompt.pictures:
+            between()
             features, deepstack = tower.look(picture)
             size, start = tower.cells(picture) * self.layout.row_bytes, picture.start * self.layout.row_bytes
             self._device.copy(self._states, features, size, to=start)
             for target, source in zip(self._deepstack, deepstack, strict=True):
                 self._device.copy(target, source, size, to=start)
 
-    def _piece(self, cache: KVCache, prompt: Prompt, start: int, count: int) -> DeviceMemory:
+    def _piece(
+        self, cache: KVCache, prompt: Prompt, start: int, count: int, between: Callable[[], None]
+    ) -> DeviceMemory:
         """Run the blocks over a piece of the prompt, after what is cached; returns their last states."""
         layout, device = self.layout, self._device
         rows = count if layout.dynamic else layout.input_length
@@ -244,6 +254,7 @@ class TpuModel:
         row, size = layout.row_bytes, layout.kv_row_bytes
         state = part(self._states, start * row, layout.input_length * row)
         for layer in range(layout.layers):
+            between()
             apart = layout.history == "networks" and start > 0
             net = layout.nets[f"block_kv_{layer}" if apart else f"block_{layer}"]
             spare = self._spare(state)

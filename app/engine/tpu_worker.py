@@ -3,7 +3,7 @@ failure.
 
 The chip computes one sequence at a time. Each running stream has a KV cache of its own in device memory, as
 many as fit; in a round each gets one token, and one that waits gets its prompt computed. A stream that was
-cancelled is let go of before the next round.
+cancelled is let go of before the next round, or between two networks of its prompt.
 """
 
 import logging
@@ -13,19 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from app.engine.bmrt import NO_MEMORY, BmError, Libraries
-from app.engine.sampling import logprobs
 from app.engine.stats import EngineStats
 from app.engine.submit import Work
-from app.engine.tpu_device import Array, Device
+from app.engine.tpu_device import Device, UnknownModelError
 from app.engine.tpu_layout import Layout, layout
-from app.engine.tpu_model import CANDIDATES, TpuModel
+from app.engine.tpu_model import TpuModel
 from app.engine.tpu_prompt import Prompt, Vision
-from app.engine.tpu_stream import Slot, Stream
+from app.engine.tpu_stream import NobodyWaitsError, Slot, Stream
 from app.errors import ApiError, DeviceFailed, GenerationFailed
 from app.telemetry import request_id
 
@@ -66,7 +62,7 @@ class Worker:
         self._memory: tuple[int, int] | None = None
         self._seen = 0
         self._opened = threading.Event()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"tpu {source.path.stem}", daemon=True)
 
     def open(self) -> Layout:
@@ -102,7 +98,7 @@ class Worker:
     def fault(self) -> str | None:
         """Why the device does not compute, until it is opened again."""
         failure = self._failure
-        return None if failure is None else str(failure)
+        return None if failure is None else _reason(failure)
 
     def stats(self) -> EngineStats:
         """What the caches hold, and the device's memory as of its opening."""
@@ -127,7 +123,7 @@ class Worker:
     def _run(self) -> None:
         self._open()
         self._opened.set()
-        while self._model is not None or self._failure_was_later():
+        while self._memory is not None:  # else it never was open, which is the loader's to report
             with self._changed:
                 retry = RETRY if self._failure else None
                 self._changed.wait_for(lambda: self._closed or self._running or self._waiting, retry)
@@ -135,25 +131,24 @@ class Worker:
                     break
             try:
                 self._round()
-            except BmError as error:
+            except Exception as error:
                 log.exception("the TPU failed")
-                self._lose_device(error)
+                self._failure = error
+                self._fail(list(self._running), _told(error))
+                self._release()
         for stream in [*self._running, *self._waiting]:
             stream.work.stream.end()
         self._release()
 
-    def _failure_was_later(self) -> bool:
-        """Whether the device was open before: a first opening that fails is the loader's to report."""
-        return self._memory is not None
-
     def _round(self) -> None:
         """A token for each stream, after those that left have gone and one that waits has come."""
-        self._let_go()
+        for stream in [one for one in (*self._running, *self._waiting) if one.work.stream.is_cancelled()]:
+            self._end(stream)
         if self._model is None:
             self._open()
-            if self._model is None:
-                self._fail(list(self._waiting), _told(self._failure))
-                return
+        if self._model is None:
+            self._fail(list(self._waiting), _told(self._failure))
+            return
         self._admit(self._model)
         for stream in list(self._running):
             self._guarded(stream, self._step, self._model)
@@ -164,18 +159,17 @@ class Worker:
             self._device = Device(source.libraries, source.device)
             chip = CHIPS.get(self._device.chip(), "unknown")
             self._load(self._device)
-            self._model = TpuModel(self._device, layout(self._device.nets), source.config, source.vision)
-            self._slots = [Slot(cache) for cache in self._model.caches(source.streams)]
+            model = TpuModel(self._device, layout(self._device.nets), source.config, source.vision)
+            self._slots = [Slot(cache) for cache in model.caches(source.streams)]
             self._memory = self._device.memory()
         except Exception as error:
             self._failure = error
-            if self._memory is not None:
+            if self._opened.is_set():
                 log.warning("the TPU cannot be opened: %s", error)
             self._release()
             return
-        if self._failure is not None:
-            log.info("the TPU works again")
-        self._failure = None
+        self._model, self._failure = model, None
+        log.info("%s is %s", source.path.name, model.layout.told())
         counts = (len(self._slots), source.streams)
         log.info("tpu:%d, a chip %s, runs %d of %d streams at once", source.device, chip, *counts)
 
@@ -201,17 +195,8 @@ class Worker:
             except BmError:
                 log.exception("the TPU's memory could not be freed")
 
-    def _lose_device(self, error: BmError) -> None:
-        self._failure = error
-        self._fail(list(self._running), _told(error))
-        self._release()
-
-    def _let_go(self) -> None:
-        for stream in [one for one in (*self._running, *self._waiting) if one.work.stream.is_cancelled()]:
-            self._end(stream)
-
     def _admit(self, model: TpuModel) -> None:
-        """Compute the prompt of the first that waits, if there is a cache for it."""
+        """Begin the first that waits, if there is a cache for it."""
         used = [stream.slot for stream in self._running]
         free = [slot for slot in self._slots if slot not in used]
         with self._changed:
@@ -221,89 +206,44 @@ class Worker:
             self._running.append(stream)
         stream.work.stream.waited = time.monotonic() - stream.came
         stream.work.stream.put(stream.known)  # the prompt, which is not told
-        same = [slot for slot in free if slot.prompt is not None and slot.prompt.key == stream.prompt.key]
+        same = [slot for slot in free if slot.begins_with(stream.prompt)]
         stream.slot = (same or sorted(free, key=lambda slot: slot.prompt is not None))[0]
         self._guarded(stream, self._begin, model)
 
-    def _begin(self, stream: Stream, model: TpuModel) -> None:
+    def _begin(self, stream: Stream, slot: Slot, model: TpuModel) -> None:
         """The prompt, or what another stream has computed of it, and the first token."""
-        work, slot = stream.work, stream.slot
+        work, prompt = stream.work, stream.prompt
         scores = work.first and work.request.score_prompt
-        if slot is None or not (work.max_tokens or scores):
-            self._end(stream)
-            return
-        known = None if scores else self._with_prompt(stream.prompt, slot)
-        if known is None:
-            slot.prompt, found = None, list[Any]([None])
-            score = (lambda: found.append(self._score(stream, model, len(found)))) if scores else None
-            model.prefill(slot.cache, stream.prompt, score)
-            work.stream.prompt_logprobs = tuple(found[: len(stream.prompt)]) if scores else ()
-            self._seen += len(stream.prompt.pictures)
-            slot.answer = model.token() if model.layout.greedy_only else model.logits()
-            slot.prompt = stream.prompt
-        else:
+        known = next((one for one in (slot, *self._slots) if one.begins_with(prompt)), None)
+        if scores or (known is None and work.max_tokens):
+            stream.prefill(model, slot, scores=scores)
+            self._seen += len(prompt.pictures)
+        elif known is not None and work.max_tokens:
             if known is not slot:
-                model.copy_cache(slot.cache, known.cache, len(stream.prompt))
-            slot.prompt, slot.answer, slot.cache.rows = known.prompt, known.answer, len(stream.prompt)
-            work.stream.cached_tokens = len(stream.prompt)
-        if work.max_tokens:
-            self._take(stream, self._chosen(stream, slot.answer))
-        else:
+                model.copy_cache(slot.cache, known.cache, len(prompt))
+            slot.prompt, slot.answer, slot.cache.rows = known.prompt, known.answer, len(prompt)
+            work.stream.cached_tokens = len(prompt)
+        if not work.max_tokens or stream.take(slot.answer):
             self._end(stream)
 
-    def _with_prompt(self, prompt: Prompt, mine: Slot) -> Slot | None:
-        """A cache that begins with this prompt, the stream's own if it does."""
-        every = [mine, *self._slots]
-        return next((one for one in every if one.prompt is not None and one.prompt.key == prompt.key), None)
-
-    def _step(self, stream: Stream, model: TpuModel) -> None:
-        """One more token, if it is still wanted."""
-        if stream.slot is None or stream.work.stream.is_cancelled():
-            return
-        position = stream.prompt.next_position + stream.made - 1
-        model.decode(stream.slot.cache, int(stream.ids[0, stream.count - 1]), position)
-        self._take(stream, self._chosen(stream, self._answer(stream, model)))
-
-    def _answer(self, stream: Stream, model: TpuModel) -> Array | int:
-        """What the model says next: a token where the device may choose it, else logits."""
-        sampler = stream.work.sampler
-        plain = not sampler.processors and sampler.top_logprobs is None
-        if model.layout.greedy_only or (plain and sampler.greedy and model.has_chooser()):
-            return model.token()
-        if plain and not sampler.greedy and 0 < sampler.top_k <= CANDIDATES and model.has_candidates():
-            return model.candidate_logits()
-        return model.logits()
-
-    def _chosen(self, stream: Stream, answer: Array | int) -> int:
-        if isinstance(answer, int):
-            return answer
-        scores = stream.work.sampler(stream.known, torch.from_numpy(answer)[None].clone())  # type: ignore[arg-type]
-        return int(scores.argmax())
-
-    def _score(self, stream: Stream, model: TpuModel, place: int) -> Any:
-        """The log probability of a prompt's token, None beyond its end."""
-        if place >= len(stream.prompt):
-            return None
-        count = stream.work.request.sampling.top_logprobs or 0
-        return logprobs(torch.from_numpy(model.logits())[None], [int(stream.ids[0, place])], [count])[0]
-
-    def _take(self, stream: Stream, token: int) -> None:
-        """Tell a token, and end with it if it is the last."""
-        work = stream.work
-        stream.ids[0, stream.count] = token
-        stream.count += 1
-        work.stream.put(torch.tensor([token]))
-        complete = work.guide is not None and work.guide.is_complete(stream.known)
-        if complete or token in work.stop_ids or stream.made >= work.max_tokens:
+    def _step(self, stream: Stream, slot: Slot, model: TpuModel) -> None:
+        """One more token."""
+        stream.check()
+        if stream.take(stream.decode(model, slot.cache)):
             self._end(stream)
 
-    def _guarded(self, stream: Stream, act: Callable[[Stream, TpuModel], None], model: TpuModel) -> None:
+    def _guarded(
+        self, stream: Stream, act: Callable[[Stream, Slot, TpuModel], None], model: TpuModel
+    ) -> None:
         """Do something for a stream; what goes wrong there, but for the device, is its own."""
         request_id.set(stream.work.request_name)
         try:
-            act(stream, model)
+            if stream.slot is not None:
+                act(stream, stream.slot, model)
         except BmError:
             raise
+        except NobodyWaitsError:
+            self._end(stream)
         except ApiError as error:
             self._fail([stream], error)
         except Exception as error:
@@ -327,6 +267,13 @@ class Worker:
                     some.remove(stream)
 
 
-def _told(error: BaseException | None) -> DeviceFailed:
+def _reason(error: Exception) -> str:
+    """Why the device does not compute; of an error of our own only its kind, the rest is in the log."""
+    known = isinstance(error, BmError | UnknownModelError)
+    return str(error) if known else f"the server could not use it ({type(error).__name__})"
+
+
+def _told(error: Exception | None) -> DeviceFailed:
     """What a client is told of a device that failed."""
-    return DeviceFailed(f"The TPU failed and is opened anew: {error}", retry_after=2)
+    reason = "" if error is None else _reason(error)
+    return DeviceFailed(f"The TPU failed and is opened anew: {reason}", retry_after=2)

@@ -67,8 +67,8 @@ class Tools:
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What a client may ask of any answer; None where it left the choice to the model. `top_logprobs` None
-    asks for no log probabilities at all.
+    """What a client may ask of any answer; None where it left the choice to the model, or for temperature to
+    `usual_temperature`, if there is one. `top_logprobs` None asks for no log probabilities at all.
     """
 
     model: str | None = None
@@ -76,6 +76,7 @@ class Wishes:
     max_tokens_param: str = "max_tokens"
     min_tokens: int = 0
     temperature: float | None = None
+    usual_temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
@@ -188,7 +189,9 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Defaults:
-    """A model's own choices where a request makes none; None where the model has no opinion either."""
+    """A model's own choices where a request makes none; None where the model has no opinion either. With
+    `greedy_only` it can do nothing but temperature 0, which is then what a request gets that names none.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -197,6 +200,7 @@ class Defaults:
     max_tokens: int | None = None
     min_p: float | None = None
     thinking: bool | None = None
+    greedy_only: bool = False
 
 
 @dataclass(frozen=True)

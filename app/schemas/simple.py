@@ -45,7 +45,8 @@ class SimpleChatSchema(SessionSchema):
         request = ChatRequest(
             messages=(message,),
             max_tokens=given.get("max_tokens"),
-            temperature=given.get("temperature", TEMPERATURE),
+            temperature=given.get("temperature"),
+            usual_temperature=TEMPERATURE,
             stream=given.get("stream", False),
         )
         return given.get("session_id", DEFAULT_SESSION), request

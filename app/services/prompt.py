@@ -77,7 +77,8 @@ def sampling(request: Wishes, defaults: Defaults) -> Sampling:
     def first(*values: float | None) -> float:
         return next(value for value in values if value is not None)
 
-    temperature = first(request.temperature, defaults.temperature, TEMPERATURE)
+    usual = 0.0 if defaults.greedy_only else request.usual_temperature
+    temperature = first(request.temperature, usual, defaults.temperature, TEMPERATURE)
     top_k = int(first(request.top_k, defaults.top_k, 0))
     best_of = request.best_of if isinstance(request, TextRequest) else 1
     choices = max(request.n, best_of)

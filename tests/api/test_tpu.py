@@ -1,9 +1,10 @@
 """The TPU engine over HTTP, on the stand-in: it answers as transformers does, and outlives its device."""
 
 import pathlib
+import re
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,8 @@ def tpu(compiled: Callable[..., pathlib.Path], tmp_path_factory: pytest.TempPath
     with running(folder, *flags, env={"VLSTANDIN_CONTROL": str(control.path)}) as server:
         yield Tpu(server, control)
     assert [control[name] for name in LIVE] == [0] * len(LIVE)
-    assert (control["host_refused"], control["most_callers"]) == (0, 1)
+    assert control["host_refused"] == 0
+    assert max(control["most_callers"], control["threads"]) <= 1
 
 
 @pytest.fixture(autouse=True)
@@ -124,15 +126,23 @@ def streamed(client: Any, model: str, case: evaluate.Case) -> str:
 def test_held_out_scenes_are_answered_as_by_the_transformers_engine(
     tpu: Tpu, server: Server, language: Any, pytestconfig: pytest.Config
 ) -> None:
-    for skill in evaluate.SKILLS:
-        for case in evaluate.cases(skill, language, pytestconfig.getoption("scenes")):
-            wanted = whole(server.client, "demo", case)
-            assert whole(tpu.client, "tpu-demo", case) == wanted
-            assert streamed(tpu.client, "tpu-demo", case) == wanted[0]
+    def answers(case: evaluate.Case) -> tuple[Any, Any, Any]:
+        ours = whole(tpu.client, "tpu-demo", case), streamed(tpu.client, "tpu-demo", case)
+        return whole(server.client, "demo", case), *ours
+
+    count = pytestconfig.getoption("scenes")
+    cases = [case for skill in evaluate.SKILLS for case in evaluate.cases(skill, language, count)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answers, cases))
+    assert len(found) >= len(evaluate.SKILLS) * count
+    assert [ours for _, ours, _ in found] == [wanted for wanted, *_ in found]
+    assert [text for *_, text in found] == [wanted[0] for wanted, *_ in found]
 
 
 def test_ten_streams_on_two_caches_are_all_right(tpu: Tpu) -> None:
     tpu.says("Hello!")
+    assert re.search(r"device  tpu:0, in the form it was compiled in$", tpu.server.log, re.MULTILINE)
+    assert "4 layers in float32, static, no history: prompts of 256 tokens, 512 with" in tpu.server.log
     assert "tpu:0, a chip BM1684X, runs 2 of 10 streams at once" in tpu.server.log
     colours = ["red", "blue", "green", "yellow", "black"]
     questions = [
@@ -169,12 +179,13 @@ def test_a_client_that_leaves_frees_its_cache(tpu: Tpu) -> None:
     for stream in streams:
         next(iter(stream))
     wait_until(lambda: tpu.server.details()["running"] == 2)
+    launches = tpu.control["launches"]
     for stream in streams:
         stream.close()
-    start = time.monotonic()
     tpu.says("Hi", max_tokens=2)
-    assert time.monotonic() - start < 10
     wait_until(lambda: tpu.server.details()["running"] == 0)
+    a_token = 1 + 4 + 1
+    assert tpu.control["launches"] - launches < 300 * a_token  # of the 600 tokens that were asked for
 
 
 FAULTS = ["bmrt_launch_tensor_ex", "bm_thread_sync", "bm_memcpy_s2d_partial_offset",
@@ -193,7 +204,7 @@ def test_a_device_that_fails_is_a_503_and_the_next_request_works(tpu: Tpu, funct
     ready = tpu.server.get("/health/ready")
     assert (ready.status_code, ready.json()["status"]) == (503, "unhealthy")
     assert "failed" in tpu.server.get("/health").json()["details"]["reason"]
-    assert [tpu.control[name] for name in LIVE] == [0] * len(LIVE)
+    wait_until(lambda: [tpu.control[name] for name in LIVE] == [0] * len(LIVE))  # the client is told first
     tpu.control.heal()
     assert tpu.says("Hello!") == wanted
     assert tpu.server.get("/health/ready").status_code == 200
@@ -225,7 +236,7 @@ def test_a_device_that_cannot_be_opened_again_is_a_503_until_it_can(tpu: Tpu, fu
         with pytest.raises(openai.InternalServerError) as told:
             tpu.says("Hello!")
         assert told.value.code == "device_failed"
-    assert [tpu.control[name] for name in LIVE] == [0] * len(LIVE)
+    wait_until(lambda: [tpu.control[name] for name in LIVE] == [0] * len(LIVE))
     tpu.control.heal()
     assert tpu.says("Hello!")
 
@@ -270,4 +281,8 @@ def test_what_needs_logits_is_refused_where_there_are_none(
         with pytest.raises(openai.BadRequestError) as told:
             server.client.chat.completions.create(**one, temperature=0.7)
         assert (told.value.param, told.value.code) == ("temperature", "unsupported_by_model")
+        said = server.post("/chat", {"message": "Hello!"})
+        assert (said.status_code, said.json()["status"]) == (200, "success")
+        refused = server.post("/chat", {"message": "Hello!", "temperature": 0.7})
+        assert (refused.status_code, "temperature cannot be had" in refused.text) == (400, True)
     assert control["live_bytes"] == 0

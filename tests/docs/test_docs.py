@@ -1,13 +1,16 @@
 """The documents: their examples run, their tables are those of the code, their links lead somewhere."""
 
+import ctypes
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from app import create_app
+from app.engine import bmrt
 from app.settings import Settings
 from tests import node_client
 from tests.conftest import ROOT, Server
@@ -100,11 +103,52 @@ def test_curl_examples_run(server: Server) -> None:
         assert '"error"' not in done.stdout
 
 
-def test_the_table_of_the_tpus_functions_is_whole() -> None:
-    from app.engine.bmrt import FUNCTIONS
+TPU_ROW = re.compile(r"^\| `(bm\w+)` \| `([^|]*?)\((.*)\)` \| `(\w+\.py)` \| yes", re.MULTILINE)
 
-    text = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(bm\w+)` \| `[^|]+` \| `(\w+\.py)` \|", text, re.MULTILINE))
-    assert list(rows) == list(FUNCTIONS)
-    for function, file in rows.items():
-        assert f'"{function}"' in (ROOT / "app" / "engine" / file).read_text(encoding="utf-8"), function
+
+def test_the_table_of_the_tpus_functions_is_that_of_the_code_and_of_the_stand_in() -> None:
+    rows = TPU_ROW.findall((ROOT / "docs" / "tpu.md").read_text(encoding="utf-8"))
+    assert [name for name, *_ in rows] == list(bmrt.FUNCTIONS)
+    for name, answer, arguments, file in rows:
+        function = bmrt.FUNCTIONS[name]
+        assert f'"{name}"' in (ROOT / "app" / "engine" / file).read_text(encoding="utf-8"), name
+        assert (function.answer, function.result) == ANSWERS[answer.strip()], name
+        assert function.arguments == tuple(_ctype(one) for one in arguments.split(", ")), name
+    prototypes = "".join(f"{answer} {name}({arguments});\n" for name, answer, arguments, _ in rows)
+    source = '#include "standin.h"\n' + prototypes + '#include "bmlib.c"\n#include "bmrt.c"\n'
+    command = ["gcc", "-fsyntax-only", "-x", "c", "-I", str(ROOT / "tests" / "standin"), "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+ANSWERS: dict[str, tuple[str, Any]] = {
+    "bm_status_t": ("status", None),
+    "bool": ("bool", None),
+    "void": ("value", None),
+    "int": ("value", ctypes.c_int),
+    "void *": ("pointer", None),
+    "const bm_net_info_t *": ("pointer", ctypes.POINTER(bmrt.NetInfo)),
+}
+ARGUMENTS: dict[str, Any] = {
+    "bm_handle_t": ctypes.c_void_p,
+    "void": ctypes.c_void_p,
+    "char": ctypes.c_char_p,
+    "int": ctypes.c_int,
+    "unsigned int": ctypes.c_uint32,
+    "uint32_t": ctypes.c_uint32,
+    "size_t": ctypes.c_size_t,
+    "bool": ctypes.c_bool,
+    "bm_device_mem_t": bmrt.DeviceMemory,
+    "bm_dev_stat_t": bmrt.DeviceStat,
+    "bm_tensor_t": bmrt.Tensor,
+}
+
+
+def _ctype(argument: str) -> Any:
+    """What ctypes has for an argument as C writes it."""
+    found = re.fullmatch(r"(?:const )?(unsigned int|\w+) ?(\**)\w*(\[\])?", argument)
+    assert found, argument
+    kind, stars = ARGUMENTS[found[1]], len(found[2]) + bool(found[3])
+    for _ in range(stars - (found[1] in ("void", "char"))):  # c_void_p and c_char_p point already
+        kind = ctypes.POINTER(kind)
+    return kind

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 SOURCES = pathlib.Path(__file__).parent
 HEADER = (SOURCES / "standin.h").read_text(encoding="utf-8")
 FUNCTIONS = re.findall(r"X\((bm\w+)\)", HEADER)
-"""Those that can be made to fail, in the order of the control page."""
+"""All that it has, in the order of the control page; those that return no status cannot be made to fail."""
 COUNTS = (
     "live_bytes", "live_blocks", "live_handles", "live_runtimes", "limit_bytes", "launches", "callers",
     "most_callers", "thread", "threads", "launch_micros", "devices", "host_refused",

@@ -146,6 +146,7 @@ bm_status_t bm_dev_request(bm_handle_t *handle, int devid) {
 
 void bm_dev_free(bm_handle_t handle) {
     standin_enter();
+    standin_fault(FAULT_bm_dev_free);
     check(handle);
     if (jobs) fatal("a handle is freed under a launch");
     handle->magic = 0;
@@ -205,6 +206,7 @@ bm_status_t bm_malloc_device_byte(bm_handle_t handle, bm_device_mem_t *memory, u
 
 void bm_free_device(bm_handle_t handle, bm_device_mem_t memory) {
     standin_enter();
+    standin_fault(FAULT_bm_free_device);
     check(handle);
     pthread_mutex_lock(&lock);
     if (jobs) fatal("device memory is freed under a launch");

@@ -18,6 +18,7 @@ typedef struct {
     int net_count;
     net_t *nets;
     bm_device_mem_t arena, coefficients;
+    uint32_t flags;
 } runtime_t;
 typedef struct { call_t call; uint64_t arena, arena_size; bool io_alone; } launch_t;
 
@@ -128,7 +129,8 @@ static uint64_t io_bytes(const bm_net_info_t *info) {
     return sum;
 }
 
-/* Give every tensor its compiled address; the stages of a network share them. */
+/* Give every tensor its compiled address; the stages of a network share them. Without BM_RUNTIME_SHARE_MEM they
+   are not real. */
 static bool place(runtime_t *runtime) {
     uint64_t arena = 64, weights = 64;
     for (int n = 0; n < runtime->net_count; n++) {
@@ -144,6 +146,7 @@ static bool place(runtime_t *runtime) {
         if (info->addr_mode != 0 && bm_malloc_device_byte(runtime->handle, &net->own, (unsigned)io_bytes(info))) return false;
         for (int s = 0; s < info->stage_num; s++) {
             uint64_t at = info->addr_mode ? net->own.u.device.device_addr : runtime->arena.u.device.device_addr;
+            if (!(runtime->flags & 1)) at = 4096;
             for (int i = 0; i < info->input_num + info->output_num; i++) {
                 info->stages[s].input_mems[i].u.device.device_addr = at;
                 at += (info->max_input_bytes[i] + 63) / 64 * 64;
@@ -185,13 +188,17 @@ void *bmrt_create(bm_handle_t handle) {
 }
 
 void bmrt_destroy(void *which) {
+    standin_fault(FAULT_bmrt_destroy);
     standin_discard();
     drop(which);
     free(which);
     standin_control()->live_runtimes--;
 }
 
-void bmrt_set_flags(void *which, uint32_t flags) { (void)which; (void)flags; }
+void bmrt_set_flags(void *which, uint32_t flags) {
+    standin_fault(FAULT_bmrt_set_flags);
+    ((runtime_t *)which)->flags = flags;
+}
 
 void bmrt_launch_tensor_multi_cores(void) { abort(); } /* only looked for */
 
@@ -225,10 +232,14 @@ bool bmrt_load_bmodel(void *which, const char *path) {
     return good;
 }
 
-int bmrt_get_network_number(void *which) { return ((runtime_t *)which)->net_count; }
+int bmrt_get_network_number(void *which) {
+    standin_fault(FAULT_bmrt_get_network_number);
+    return ((runtime_t *)which)->net_count;
+}
 
 void bmrt_get_network_names(void *which, const char ***names) {
     runtime_t *runtime = which;
+    standin_fault(FAULT_bmrt_get_network_names);
     *names = malloc((size_t)(runtime->net_count + 1) * sizeof(char *));
     for (int n = 0; n < runtime->net_count; n++) (*names)[n] = runtime->nets[n].info.name;
 }
@@ -343,6 +354,7 @@ bool bmrt_launch_tensor_ex(void *which, const char *name, const bm_tensor_t *inp
     if (standin_fault(FAULT_bmrt_launch_tensor_ex)) return refuse(name, "asked to fail");
     if (standin_control()->launch_micros) usleep((unsigned)standin_control()->launch_micros);
     net_t *net = net_of(runtime, name);
+    if (!(runtime->flags & 1)) return refuse(name, "its addresses are not real");
     if (!net || !user_mem || user_stmode) return refuse(name, "no such network, or no memory for its outputs");
     const char *why = wrong(&net->info, inputs, input_num, output_num);
     int stage = why ? -1 : stage_of(&net->info, inputs);

@@ -51,12 +51,15 @@ SIZE(bm_net_info_t, 144); PLACE(bm_net_info_t, input_num, 12); PLACE(bm_net_info
 PLACE(bm_net_info_t, stage_num, 72); PLACE(bm_net_info_t, stages, 80); PLACE(bm_net_info_t, addr_mode, 140);
 SIZE(bm_dev_stat_t, 64); SIZE(bm_heap_stat_t, 12);
 
-/* Every function that can be made to fail, in the order of the control page. */
+/* Every function, in the order of the control page: those that can be made to fail, and those that are only
+   counted. */
 #define FUNCTIONS(X) \
     X(bm_dev_getcount) X(bm_dev_request) X(bm_get_chipid) X(bm_get_stat) X(bm_malloc_device_byte) \
     X(bm_memcpy_s2d_partial_offset) X(bm_memcpy_d2s_partial_offset) X(bm_memcpy_d2d_byte) \
     X(bm_memset_device_ext) X(bm_thread_sync) X(bmrt_create) X(bmrt_load_bmodel) \
-    X(bmrt_get_network_info) X(bmrt_launch_tensor_ex)
+    X(bmrt_get_network_info) X(bmrt_launch_tensor_ex) \
+    X(bm_dev_free) X(bm_free_device) X(bmrt_destroy) X(bmrt_set_flags) X(bmrt_get_network_number) \
+    X(bmrt_get_network_names)
 #define ENTRY(name) FAULT_##name,
 enum { FUNCTIONS(ENTRY) FAULTS };
 

@@ -1,15 +1,19 @@
 """The C interface: the layout of its structures, how libraries are found, what their failures become."""
 
+import contextlib
 import ctypes
 import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from app.engine import bmrt
 from app.engine.bmrt import FUNCTIONS, SIZES, BmError, Libraries, RuntimeMissingError
+from app.engine.tpu_device import Device
 from tests import standin
 from tests.conftest import ROOT
 
@@ -76,15 +80,25 @@ def test_the_systems_library_path_is_asked_where_no_folder_is_named() -> None:
     assert done.stdout == "found\n", done.stderr
 
 
-def test_an_older_runtime_is_refused_by_name(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "old.c").write_text("int bm_dev_getcount(int *count) { *count = 1; return 0; }")
-    for name in ("libbmlib.so", "libbmrt.so"):
-        command = ["gcc", "-shared", "-fPIC", "-o", str(tmp_path / name), str(tmp_path / "old.c")]
-        subprocess.run(command, check=True, timeout=60)
-    with pytest.raises(
-        RuntimeMissingError, match=r"has no bm_dev_request: it is older than libsophon 0\.5\.1"
-    ):
+@pytest.mark.parametrize("gone", ["bm_dev_request", "bmrt_launch_tensor_multi_cores"])
+def test_an_older_runtime_is_refused_by_name(tmp_path: pathlib.Path, gone: str) -> None:
+    standin.build(tmp_path, ["-O0", f"-D{gone}={gone}_of_another_name"])
+    with pytest.raises(RuntimeMissingError, match=rf"has no {gone}: it is older than libsophon 0\.5\.1"):
         Libraries(str(tmp_path))
+
+
+def test_the_array_of_names_is_freed(libraries: Libraries, compiled: Callable[..., pathlib.Path]) -> None:
+    free, freed = libraries._free, list[int | None]()
+
+    def watched(names: Any) -> None:
+        freed.append(ctypes.cast(names, ctypes.c_void_p).value)
+        free(names)
+
+    libraries._free = watched  # type: ignore[assignment]
+    with contextlib.closing(Device(libraries, 0)) as device:
+        device.load(next(compiled().glob("*.bmodel")))
+    assert len(freed) == 1
+    assert freed[0]
 
 
 def test_a_code_is_named_with_its_function_and_its_meaning(libraries: Libraries) -> None:

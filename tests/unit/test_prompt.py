@@ -50,6 +50,11 @@ FULL = Defaults(temperature=0.3, top_p=0.8, top_k=20, repetition_penalty=1.05, m
             Sampling(0.0, 0.8, 0, repetition_penalty=1.05, seed=None),
         ),
         ({"top_p": 1.0}, FULL, Sampling(0.3, 1.0, 20, repetition_penalty=1.05, seed=None)),
+        ({"usual_temperature": 0.7}, Defaults(temperature=0.3), Sampling(0.7)),
+        ({"usual_temperature": 0.7, "temperature": 0.2}, Defaults(), Sampling(0.2)),
+        ({"usual_temperature": 0.7}, Defaults(greedy_only=True), Sampling(0.0)),
+        ({}, Defaults(temperature=0.6, greedy_only=True), Sampling(0.0)),
+        ({"temperature": 0.7}, Defaults(greedy_only=True), Sampling(0.7)),  # for the engine to refuse
     ],
 )
 def test_the_request_comes_first_then_the_model_then_the_server(

@@ -17,7 +17,8 @@ def test_a_message_is_enough() -> None:
     assert name == "default"
     [message] = request.messages
     assert (message.role, message.parts) == ("user", (TextPart("hi"),))
-    assert (request.temperature, request.max_tokens, request.stream) == (0.7, None, False)
+    assert (request.temperature, request.usual_temperature) == (None, 0.7)
+    assert (request.max_tokens, request.stream) == (None, False)
     assert (request.model, request.top_p, request.stop) == (None, None, ())
 
 

@@ -1,18 +1,23 @@
 """The TPU engine on the stand-in: streams in turns, what it refuses, what becomes of a device that fails."""
 
+import contextlib
+import copy
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import tiny_models  # prepares torchvision
 
 # isort: split
 from app.engine import catalog, loader
-from app.engine.media_types import ImagePart
+from app.engine.bmrt import FUNCTIONS
+from app.engine.media_types import Clip, ImagePart, MediaOptions, VideoPart
 from app.engine.tpu import TpuEngine
 from app.engine.types import (
     Defaults,
@@ -37,7 +42,7 @@ from app.errors import (
     OutOfMemory,
 )
 from tests import standin
-from tests.conftest import scene, wait_until
+from tests.conftest import ROOT, scene, wait_until
 
 assert tiny_models
 Compiled = Callable[..., pathlib.Path]
@@ -77,10 +82,12 @@ def load(compiled: Compiled) -> Iterator[Callable[..., TpuEngine]]:
     control = standin.control()
     refused = control["host_refused"]
 
-    def loaded(streams: int = 10, changes: dict[str, Any] | None = None, **options: Any) -> TpuEngine:
+    def loaded(
+        streams: int = 10, changes: dict[str, Any] | None = None, family: str = "demo", **options: Any
+    ) -> TpuEngine:
         control["most_callers"] = 0
         engine = loader.load(
-            spec(compiled(**options), **(changes or {})),
+            spec(compiled(family, **options), **(changes or {})),
             lambda what, share: None,
             max_concurrent=streams,
             tpu_libraries=str(standin.libraries()),
@@ -91,7 +98,7 @@ def load(compiled: Compiled) -> Iterator[Callable[..., TpuEngine]]:
 
     yield loaded
     control.heal()
-    control["limit_bytes"] = control["launch_micros"] = 0
+    control["limit_bytes"] = control["launch_micros"] = control["devices"] = 0
     for engine in made:
         engine.close()
     assert [control[name] for name in LIVE] == [0] * len(LIVE)
@@ -154,7 +161,7 @@ def test_device_memory_decides_how_many_run_at_once(load: Callable[..., TpuEngin
     control["limit_bytes"] = base + 2 * each + each // 2
     engine = load(streams=10)
     assert engine.stats().kv_capacity == 2 * 512
-    assert len(said(engine, *[asks()] * 5)) == 5
+    assert len(said(engine, *[asks(max_tokens=3)] * 5)) == 5
 
 
 def test_a_cancelled_stream_gives_its_cache_to_the_next_within_a_token(
@@ -174,6 +181,25 @@ def test_a_cancelled_stream_gives_its_cache_to_the_next_within_a_token(
     a_token = 4 + 2
     assert control["launches"] - launches <= a_token + (1 + 4 + 1) + 3 * a_token
     second.cancel()
+
+
+def test_a_stream_whose_client_leaves_computes_no_more_of_its_prompt(load: Callable[..., TpuEngine]) -> None:
+    engine, control = load(streams=1, input_length=64, layout="history"), standin.control()
+    text = asks("word " * 150)
+    said(engine, replace(text, max_tokens=1))  # so that all is warm
+    before = control["launches"]
+    said(engine, replace(asks("other " * 150), max_tokens=1))
+    whole = control["launches"] - before
+    control["launch_micros"] = 20_000
+    before = control["launches"]
+    generation = engine.submit(asks("another " * 150))
+    wait_until(lambda: control["launches"] > before + 2)
+    generation.cancel()
+    wait_until(lambda: engine.busy() == (0, 0))
+    assert [type(event) for event in generation] == [Finish]
+    assert control["launches"] - before < whole - 2
+    control["launch_micros"] = 0
+    assert "vlserve" in said(engine, asks())[0]  # nothing of it is left in the cache
 
 
 def test_one_that_waits_leaves_the_queue(load: Callable[..., TpuEngine]) -> None:
@@ -209,25 +235,20 @@ def test_choices_share_their_prompt_and_differ_by_seed(load: Callable[..., TpuEn
     assert info.cached_tokens == len(info.ids)
 
 
-@pytest.mark.parametrize("head", ["logits", "heads"])
-def test_a_seed_means_the_same_as_on_every_other_engine(
-    load: Callable[..., TpuEngine], compiled: Compiled, head: str
-) -> None:
-    from tests.conftest import ROOT
-
-    weights = ROOT / "models" / "demo" / "weights"
-    other = loader.load(
-        ModelSpec("demo", str(weights), dtype="float32"), lambda what, share: None, max_concurrent=2
-    )
-    engine = load(head=head)
-    for seed in range(3):
-        for sampling in (
-            Sampling(temperature=1.0, top_k=20, top_p=0.9, seed=seed),
-            Sampling(temperature=1.3, seed=seed, presence_penalty=1.0, logit_bias=((40, 3.0),)),
-        ):
-            request = asks("What do you see?", scene(), sampling=sampling, max_tokens=30)
-            assert said(engine, request) == said(other, request)
-    other.close()
+def test_a_seed_means_the_same_as_on_every_other_engine(load: Callable[..., TpuEngine]) -> None:
+    samplings = [
+        Sampling(temperature=2.0, top_k=20, top_p=0.98, seed=1),
+        Sampling(temperature=2.0, top_k=50, seed=2),
+        Sampling(temperature=2.0, seed=3, presence_penalty=1.0, logit_bias=((40, 3.0),)),
+        Sampling(temperature=2.0, seed=4),
+    ]
+    requests = [asks("What do you see?", scene(), sampling=one, max_tokens=24) for one in samplings]
+    demo = ModelSpec("demo", str(ROOT / "models" / "demo" / "weights"), dtype="float32")
+    with contextlib.closing(loader.load(demo, lambda what, share: None, max_concurrent=4)) as other:
+        wanted = said(other, *requests)
+    assert len(set(wanted)) >= 3
+    assert said(load(head="logits"), *requests) == wanted
+    assert said(load(head="heads"), *requests) == wanted
 
 
 def test_log_probabilities_are_those_of_the_logits(load: Callable[..., TpuEngine]) -> None:
@@ -293,6 +314,43 @@ def test_pictures_are_brought_to_what_was_compiled(load: Callable[..., TpuEngine
     generation = engine.submit(asks("What is in this picture?", scene()))
     assert generation.prompts()[0].image_tokens <= 16
     assert [type(event) for event in generation][-1] is Finish
+    thin = scene(size=(3000, 20))  # no side is less than a merged patch
+    with pytest.raises(InvalidRequest, match=r"has \d+ patches; this model was compiled for 64") as told:
+        engine.submit(asks("What is it?", thin))
+    assert told.value.code == "image_too_large"
+
+
+def test_a_clip_is_brought_to_what_a_prompt_has_room_for(load: Callable[..., TpuEngine]) -> None:
+    engine = load(input_length=128, length=256)
+    fitter: Any = engine.fitter
+    fitter._video = replaced = copy.copy(fitter._video)  # of the size that Qwen3-VL's own file has
+    replaced.size, replaced.max_frames = {"longest_edge": 25_165_824, "shortest_edge": 4096}, 768
+    for seconds in (1, 4, 20, 600):
+        plan = fitter.clip(25 * seconds, 25.0, (640, 480), MediaOptions(fps=2.0, ratio=0.5, most_frames=768))
+        slices = len(plan.indices) // 2
+        assert 2 <= len(plan.indices) <= max(4, seconds)
+        assert 4 * slices <= plan.tokens <= 64 - 12 * slices
+        frame = plan.fit(np.zeros((480, 640, 3), np.uint8))
+        assert plan.tokens == slices * frame.shape[0] * frame.shape[1] // 32**2
+    asked = fitter.clip(1000, 25.0, (640, 480), MediaOptions(num_frames=40))
+    assert len(asked.indices) == 40  # and a 400 with the numbers, as they were asked for
+    few = fitter.clip(100, 25.0, (640, 480), MediaOptions(fps=2.0))
+    many = fitter.clip(100, 25.0, (640, 480), MediaOptions(fps=2.0, ratio=0.5))
+    assert (len(few.indices), len(many.indices)) == (8, 4)  # --video-ratio
+
+
+def test_other_families_are_served(load: Callable[..., TpuEngine]) -> None:
+    text = load(family="qwen3", input_length=128, length=256, layout="dynamic", dtype="bfloat16")
+    assert text.modalities == ("text",)
+    assert [event for event in text.submit(asks(max_tokens=4)) if isinstance(event, Finish)]
+    sees = load(family="qwen2_5_vl", input_length=128, length=256, patches=64)
+    plan = sees.fitter.clip(40, 10.0, (120, 90), MediaOptions(fps=2.0))
+    frames = np.stack([plan.fit(np.asarray(scene(size=(120, 90))))] * len(plan.indices))
+    clip = VideoPart("", "messages", Clip(frames, plan.indices, 10.0, 40, (120, 90)))
+    asked = GenerationRequest((Message("user", (clip, TextPart("hi"))),), GREEDY, max_tokens=4)
+    generation = sees.submit(asked)
+    assert [event for event in generation if isinstance(event, Finish)]
+    assert generation.prompts()[0].video_tokens == plan.tokens > 0
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -305,16 +363,17 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("min_tokens", {"sampling": replace(GREEDY, min_tokens=2)}),
     ("response_format", {"grammar": Grammar("choice", '["a"]', "response_format")}),
     ("tool_choice", {"tools": Tools((Function("f"),), "required")}),
+    ("tools[1].function.strict", {"tools": Tools((Function("f"), Function("g", strict=True)))}),
     ("max_thinking_tokens", {"max_thinking_tokens": 5}),
 ]
 
 
 def test_a_model_that_tells_only_tokens_refuses_what_needs_logits(load: Callable[..., TpuEngine]) -> None:
     engine = load(head="greedy", changes={"defaults": Defaults(temperature=0.7)})
-    assert engine.defaults.temperature == 0.0
+    assert engine.defaults.greedy_only
     assert "vlserve" in said(engine, asks())[0]
     for param, wish in REFUSED:
-        with pytest.raises(InvalidRequest, match=f"{param} cannot be had") as told:
+        with pytest.raises(InvalidRequest, match=f"{re.escape(param)} cannot be had") as told:
             engine.submit(asks(**wish))
         assert told.value.param == param
     assert engine.busy() == (0, 0)
@@ -322,6 +381,37 @@ def test_a_model_that_tells_only_tokens_refuses_what_needs_logits(load: Callable
 
 FAULTS = ["bmrt_launch_tensor_ex", "bm_thread_sync", "bm_memcpy_s2d_partial_offset",
           "bm_memcpy_d2s_partial_offset", "bm_memcpy_d2d_byte"]  # fmt: skip
+WITH_A_PICTURE = [*FAULTS, "bm_memset_device_ext"]
+
+
+@pytest.mark.parametrize("function", WITH_A_PICTURE)
+def test_a_device_that_fails_under_a_picture_leaves_nothing(
+    load: Callable[..., TpuEngine], function: str
+) -> None:
+    engine, control, request = load(streams=2), standin.control(), asks("What is it?", scene())
+    control.fail("bm_dev_request", code=7)
+    control.fail(function, code=5)
+    with pytest.raises(DeviceFailed, match=f"{function} failed"):
+        said(engine, request)
+    wait_until(lambda: [control[name] for name in LIVE] == [0] * len(LIVE))
+    with pytest.raises(DeviceFailed, match="bm_dev_request"):
+        said(engine, request)
+    assert "circle" in said(engine, request)[0]
+
+
+def test_an_error_of_our_own_is_no_end_of_the_device(
+    load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load()
+
+    def fail(*_: Any) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(engine._worker, "_admit", fail)
+    waiting = engine.submit(asks())
+    assert "vlserve" in "".join(event.text for event in waiting if isinstance(event, Token | Finish))
+    wait_until(lambda: engine.fault() is None)
 
 
 @pytest.mark.parametrize("after", [1, 3])
@@ -397,7 +487,20 @@ LOADS: list[tuple[str, int, str]] = [
     ("bmrt_get_network_info", 5, "bmrt_get_network_info failed"),
     ("bm_memset_device_ext", 1, "bm_memset_device_ext failed"),
     ("bm_get_stat", 1, "bm_get_stat failed"),
+    ("bm_malloc_device_byte", 9, "bm_malloc_device_byte failed with code 2"),
+    ("bm_thread_sync", 1, "bm_thread_sync failed"),
 ]
+
+
+def test_each_function_is_called_and_each_that_can_fail_fails_here(load: Callable[..., TpuEngine]) -> None:
+    control = standin.control()
+    before = {name: control.calls(name) for name in FUNCTIONS}
+    engine = load()
+    said(engine, asks("What is it?", scene(), sampling=Sampling(temperature=1.0, seed=1), n=2, max_tokens=3))
+    engine.close()
+    assert [name for name in FUNCTIONS if control.calls(name) == before[name]] == []
+    can_fail = {name for name, function in FUNCTIONS.items() if function.answer != "value"}
+    assert {*WITH_A_PICTURE, *(name for name, *_ in LOADS)} == can_fail
 
 
 @pytest.mark.parametrize(("function", "after", "reason"), LOADS)
@@ -444,11 +547,19 @@ def test_without_the_vendors_libraries_the_reason_says_how_to_get_them(compiled:
 @pytest.mark.parametrize(
     ("device", "reason"), [("tpu:4", "no tpu:4"), ("7", "no tpu:7"), ("cpu", "runs on a TPU")]
 )
-def test_the_device_is_the_one_that_is_named(compiled: Compiled, device: str, reason: str) -> None:
+def test_a_device_that_is_not_there_is_told(compiled: Compiled, device: str, reason: str) -> None:
     with pytest.raises(ModelLoadFailed, match=reason):
         loader.load(
             spec(compiled(), device=device), lambda what, share: None, tpu_libraries=str(standin.libraries())
         )
+
+
+@pytest.mark.parametrize(("device", "number"), [("tpu:1", 1), ("1", 1), ("tpu", 0), ("auto", 0)])
+def test_the_device_is_the_one_that_is_named(
+    load: Callable[..., TpuEngine], device: str, number: int
+) -> None:
+    standin.control()["devices"] = 2
+    assert load(streams=1, changes={"device": device}).device == f"tpu:{number}"
 
 
 def test_a_tpu_runs_no_other_models(tiny: Callable[[str], pathlib.Path]) -> None:

@@ -1,11 +1,13 @@
 """A device: its memory is apart from ours, what does not fit is refused, closing leaves nothing behind."""
 
+import ctypes
 import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
+from app.engine import bmrt
 from app.engine.bmrt import BFLOAT16, FLOAT16, FLOAT32, INT32, BmError, DeviceMemory, Libraries
 from app.engine.tpu_device import Device, UnknownModelError, View, numbers, part, stored
 from tests import standin
@@ -171,6 +173,21 @@ def test_a_file_that_is_cut_is_no_model(
     cut.write_bytes(next(compiled().glob("*.bmodel")).read_bytes()[:kept])
     with pytest.raises(BmError, match="bmrt_load_bmodel failed"):
         device.load(cut)
+
+
+def test_structures_of_an_unknown_runtime_are_no_crash(
+    loaded: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = bmrt.NetInfo(name=b"block_0", stage_num=1, stages=ctypes.pointer(bmrt.StageInfo()))
+    info.input_num, info.input_dtypes = 1, (ctypes.c_int * 1)(FLOAT32)
+    monkeypatch.setattr(loaded, "_call", lambda *_: ctypes.pointer(info))
+    with pytest.raises(UnknownModelError, match="no shapes or memory: this libsophon lays its structures"):
+        loaded._net("block_0")
+    shape, memory = bmrt.shape((4, 4)), bmrt.DeviceMemory(size=60)
+    info.stages[0].input_shapes = ctypes.pointer(shape)
+    info.stages[0].input_memories = ctypes.pointer(memory)
+    with pytest.raises(UnknownModelError, match=r"a tensor of \(4, 4\) in 60 bytes: this libsophon"):
+        loaded._net("block_0")
 
 
 def test_closing_twice_is_harmless(loaded: Device) -> None:
