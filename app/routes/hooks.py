@@ -59,7 +59,7 @@ def json_body() -> Any:
     """The request's body, parsed; raises InvalidRequest for what is no JSON."""
     data = _body()
     try:
-        return json.loads(data.decode(), parse_constant=_refuse_constant)
+        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not UTF-8.", code="invalid_json") from None
     except RecursionError:
