@@ -56,9 +56,13 @@ class Body:
 
     @classmethod
     def of(cls, data: bytes, param: str, budget: Budget) -> Self:
-        """A body of these bytes."""
+        """A body of these bytes; raises BodyTooLarge."""
         made = cls(param, budget)
-        made.write(data)
+        try:
+            made.write(data)
+        except BaseException:
+            made.close()
+            raise
         return made
 
     @classmethod
