@@ -135,7 +135,10 @@ def test_what_was_made_of_each_medium_is_told(open_: Server) -> None:
         assert [frame["index"] for frame in second["frames"]] == [0, 7, 15, 22]
         assert second["frames"][1]["time"] == pytest.approx(7 / 12, abs=0.001)
         assert [one["cache_hit"] for one in usage["media"]] == [known, known]
-        assert all(one[name] >= 0 for one in usage["media"] for name in ("fetch_ms", "decode_ms"))
+        times = [one[name] for one in usage["media"] for name in ("fetch_ms", "decode_ms", "encode_ms")]
+        assert all(0 <= time < 60_000 for time in times)
+        encoded = [one["encode_ms"] / one["tokens"] for one in usage["media"]]
+        assert 0 < encoded[0] == pytest.approx(encoded[1], rel=0.02)
     assert (
         "media" not in open_.post("/v1/chat/completions", body | {"return_media_info": False}).json()["usage"]
     )
