@@ -10,19 +10,11 @@ import requests
 from PIL import Image
 
 from tests import clips
-from tests.api.test_media_attacks import as_data, png
-from tests.conftest import Server, data_url, running, scene, wait_until
-from tests.media_server import MediaServer, serving
+from tests.conftest import Server, as_url, data_url, png, running, scene, wait_until
+from tests.media_server import MediaServer
 
 CIRCLE = "A large red circle in the center, on a white background."
 WHERE = "Which way does the object move?"
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[MediaServer]:
-    with serving() as started:
-        started.files["/scene.png"] = png(scene())
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +77,7 @@ def test_a_picture_is_seen_in_every_format(open_: Server, kind: str) -> None:
 def test_a_clip_is_seen_in_every_format(open_: Server, kind: str, direction: str) -> None:
     frames = clips.moving(direction)
     data = clips.webp(frames) if kind == "webp" else clips.video(frames, kind)
-    part = {"type": "video_url", "video_url": {"url": as_data(data, "video/mp4")}}
+    part = {"type": "video_url", "video_url": {"url": as_url(data, "video/mp4")}}
     assert said(ask(open_, part, WHERE)) == f"The red circle moves {direction}."
 
 
@@ -99,7 +91,7 @@ def test_a_clip_is_seen_from_every_source(
     parts: dict[str, dict[str, Any]] = {
         "http": {"type": "video_url", "video_url": web.url("/clip.mp4")},
         "file": {"type": "video", "video": "clip.mp4"},
-        "behind image_url": {"type": "image_url", "image_url": {"url": as_data(data)}},
+        "behind image_url": {"type": "image_url", "image_url": {"url": as_url(data)}},
         "behind image": {"type": "image", "image": "clip.mp4"},
         "frames": {"type": "video", "video": [data_url(frame) for frame in frames[::7]]},
     }
@@ -109,7 +101,7 @@ def test_a_clip_is_seen_from_every_source(
 def test_a_variable_rate_is_read_by_time(open_: Server) -> None:
     """Twelve frames in the first second, then one that stands for another second."""
     data = clips.video(clips.moving(count=13), "mkv", times=[*range(12), 23])
-    part = {"type": "video_url", "video_url": {"url": as_data(data)}}
+    part = {"type": "video_url", "video_url": {"url": as_url(data)}}
     answer = ask(open_, part, WHERE, return_media_info=True)
     (told,) = answer["usage"]["media"]
     assert told["duration"] == pytest.approx(2, abs=0.4)
@@ -118,7 +110,7 @@ def test_a_variable_rate_is_read_by_time(open_: Server) -> None:
 
 def test_what_was_made_of_each_medium_is_told(open_: Server) -> None:
     picture = {"type": "image_url", "image_url": {"url": data_url(scene(size=(640, 480), colour="blue"))}}
-    clip = {"type": "video_url", "video_url": {"url": as_data(clips.video(clips.moving("down", 23)))}}
+    clip = {"type": "video_url", "video_url": {"url": as_url(clips.video(clips.moving("down", 23)))}}
     content = [picture, clip, {"type": "text", "text": WHERE}]
     body = {"messages": [{"role": "user", "content": content}], "return_media_info": True, "temperature": 0}
     for known in (False, True):
@@ -158,7 +150,7 @@ def test_what_was_made_of_each_medium_is_told(open_: Server) -> None:
 def test_options_lower_what_is_taken_and_never_raise_it(
     open_: Server, options: dict[str, Any], frames: int, most: int
 ) -> None:
-    url = as_data(clips.video(clips.moving("down", 48)))
+    url = as_url(clips.video(clips.moving("down", 48)))
     part = {"type": "video_url", "video_url": {"url": url}}
     for own, whole in ((options, {}), ({}, options)):
         more = {"mm_processor_kwargs": whole, "return_media_info": True}

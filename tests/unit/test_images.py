@@ -10,6 +10,7 @@ from PIL import Image
 
 from app.errors import InvalidRequest
 from app.media import images
+from tests.attacks import chunk, scans
 
 MANY = 100_000_000
 WHITE, BLACK, RED, GREEN, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -34,10 +35,6 @@ def colour(image: Image.Image, x: int = 0, y: int = 0) -> Colour:
 
 def near(found: Colour, expected: Colour, within: int = 2) -> bool:
     return all(abs(one - other) <= within for one, other in zip(found, expected, strict=True))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def grey16(*values: int, transparent: int | None = None) -> bytes:
@@ -241,14 +238,6 @@ def test_broken_data_is_refused_as_what_it_is(data: bytes, text: str) -> None:
     with pytest.raises(InvalidRequest, match=text) as caught:
         decoded(data)
     assert (caught.value.code, caught.value.param) == ("invalid_image", "place")
-
-
-def scans(count: int, *, before: bytes = b"", between: bytes = b"", after: bytes = b"") -> bytes:
-    """A progressive JPEG whose smallest scan is there so often more, for some forty bytes each time."""
-    data = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
-    first = data.index(b"\xff\xda")
-    pieces = [b"\xff\xda" + piece for piece in data[first + 2 : -2].split(b"\xff\xda")]
-    return data[:2] + before + data[2:-2] + between + min(pieces[1:], key=len) * count + data[-2:] + after
 
 
 def test_a_picture_of_many_scans_is_refused_before_it_is_decoded() -> None:

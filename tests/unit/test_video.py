@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,7 +17,7 @@ from app.errors import InvalidRequest
 from app.media import images, video
 from app.media.video import Limits, Video
 from tests import clips
-from tests.unit.test_images import scans
+from tests.attacks import audio, scans
 
 LIMITS = Limits(10**7, 1000)
 
@@ -121,18 +120,6 @@ def test_a_turned_video_is_made_upright(degrees: int, size: tuple[int, int], cor
     for one in found.frames:
         assert one[y, x].max() < 60
         assert (one.min(axis=2) < 60).sum() == pytest.approx(256, abs=40)
-
-
-def audio() -> bytes:
-    """A second of silence in an MP4."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as output:
-        stream: Any = output.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode())
-    return file.getvalue()
 
 
 def test_what_holds_no_frame_is_refused() -> None:
