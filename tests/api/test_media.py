@@ -1,6 +1,9 @@
 """Pictures and clips from every source and in every format, as the demo model truly sees them."""
 
+import itertools
 import pathlib
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,7 @@ import requests
 from PIL import Image
 
 from tests import clips
+from tests.api.test_pictures import placed
 from tests.conftest import Server, as_url, data_url, png, running, scene, wait_until
 from tests.media_server import MediaServer
 
@@ -70,6 +74,22 @@ def test_a_picture_is_seen_from_every_source(
 def test_a_picture_is_seen_in_every_format(open_: Server, kind: str) -> None:
     part = {"type": "image_url", "image_url": {"url": data_url(scene(), kind)}}
     assert said(ask(open_, part, "What is in this picture?")) == CIRCLE
+
+
+def test_a_picture_in_the_colours_of_print_is_seen(open_: Server) -> None:
+    part = {"type": "image_url", "image_url": {"url": data_url(scene().convert("CMYK"), "JPEG")}}
+    assert said(ask(open_, part, "What is in this picture?")) == CIRCLE
+
+
+def test_a_photo_and_a_clip_that_were_taken_sideways_are_seen_upright(open_: Server) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    sideways = data_url(placed("blue", "top left").rotate(90), "JPEG", exif=exif)
+    photo = {"type": "image_url", "image_url": {"url": sideways}}
+    assert "top left" in said(ask(open_, photo, "Where is the object?"))
+    data = clips.turned(clips.video(clips.moving("to the right")), 90)
+    clip = {"type": "video_url", "video_url": {"url": as_url(data)}}
+    assert said(ask(open_, clip, WHERE)) == "The red circle moves down."
 
 
 @pytest.mark.parametrize("direction", sorted(clips.PATHS))
@@ -205,6 +225,34 @@ def test_no_open_file_is_left_of_any_request(open_: Server) -> None:
     for data in (large, large[:-1000], clips.video(clips.moving())):
         upload(open_, data, "What is in this picture?")
     wait_until(lambda: not [path for path in _deleted(worker) if "tmp" in path.lower()], 10)
+
+
+def test_a_running_stream_goes_on_while_a_clip_is_decoded(open_: Server) -> None:
+    """A clip whose every frame is decoded, since only its first can be without the others."""
+    frames = [frame.resize((1280, 720)) for frame in clips.moving(count=24)] * 20
+    data = clips.video(frames, "mp4", fps=24, preset="ultrafast", g="1000")
+    body = {"messages": [{"role": "user", "content": "hello"}], "ignore_eos": True, "stream": True}
+    told: list[dict[str, Any]] = []
+
+    def describe() -> None:
+        part = {"type": "video_url", "video_url": {"url": as_url(data)}}
+        answer = ask(open_, part, WHERE, return_media_info=True, max_tokens=1)
+        told.extend(answer["usage"]["media"])
+
+    asking = threading.Thread(target=describe)
+    url = f"{open_.url}/v1/chat/completions"
+    with requests.post(url, json=body | {"max_tokens": 3000}, stream=True, timeout=60) as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith(b"data: {"))
+        next(lines)
+        asking.start()
+        came = [time.monotonic()]
+        while asking.is_alive() and next(lines, None):
+            came.append(time.monotonic())
+    asking.join(60)
+    pauses = [after - before for before, after in itertools.pairwise(came)]
+    assert told[0]["total_frames"] == 480
+    assert len(pauses) > 10
+    assert max(pauses) < told[0]["decode_ms"] / 1000
 
 
 def _deleted(worker: psutil.Process) -> list[str]:

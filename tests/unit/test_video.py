@@ -89,18 +89,6 @@ def test_frames_of_a_variable_rate_are_those_that_are_shown_at_the_time() -> Non
     assert numbers(found) == [4, *[10] * 10, 11]
 
 
-def turned(data: bytes, degrees: int) -> bytes:
-    """An MP4 with a display matrix that turns it clockwise, as phones write it (ISO 14496-12, 8.3.2)."""
-    one, none = 0x10000, 0
-    a, b, c, d = {90: (none, one, -one, none), 180: (-one, none, none, -one), 270: (none, -one, one, none)}[
-        degrees
-    ]
-    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
-    at = data.index(b"tkhd") + 4 + 40
-    assert struct.unpack(">9i", data[at : at + 36])[::4] == (one, one, 0x40000000)
-    return data[:at] + matrix + data[at + 36 :]
-
-
 @pytest.mark.parametrize(
     ("degrees", "size", "corner"),
     [(90, (64, 96), (60, 4)), (180, (96, 64), (92, 60)), (270, (64, 96), (4, 92))],
@@ -114,7 +102,7 @@ def test_a_turned_video_is_made_upright(degrees: int, size: tuple[int, int], cor
         sizes.append(found)
         return Plan((0, total - 1))
 
-    found = decoded(turned(clips.video([frame] * 4), degrees), planner)
+    found = decoded(clips.turned(clips.video([frame] * 4), degrees), planner)
     assert (sizes, found.size, found.frames.shape[1:3]) == ([size], size, size[::-1])
     x, y = corner
     for one in found.frames:
