@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.errors import BodyTooLarge
+from app.errors import BodyTooLarge, Unavailable
 from app.media.body import IN_MEMORY, Body, Budget
 
 
@@ -70,6 +70,11 @@ def test_all_of_a_request_share_a_budget(held: contextlib.ExitStack) -> None:
     with pytest.raises(BodyTooLarge, match="1 MiB together") as caught:
         Body.of(b"x", "second", shared)
     assert caught.value.param == "second"
+
+
+def test_a_disk_without_room_is_the_servers_fault(small_files: None) -> None:
+    with pytest.raises(Unavailable, match="no room"):
+        Body.of(bytes(IN_MEMORY + 1), "place", budget())
 
 
 def test_a_file_that_is_too_large_is_refused_unread_and_closed() -> None:
