@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psutil
@@ -32,7 +33,7 @@ import requests
 from PIL import Image, ImageDraw
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FLAGS = ("--max-concurrent", "8", "--max-queue", "32", "--kv-cache-gb", "0.1", "--port", "0")
+FLAGS = ("--max-concurrent", "8", "--max-queue", "32", "--kv-cache-gb", "0.1")
 """A small KV cache, so that it is full before the first figures are taken."""
 WARM_UP = 0.3
 """Of the time, before the first figures: caches fill, and each thread of the pool gets its own."""
@@ -236,7 +237,28 @@ def soak(url: str, worker: psutil.Process, seconds: float, clients: int) -> bool
     return not lost and not load.wrong
 
 
-def started(server: subprocess.Popen[bytes], log: pathlib.Path) -> tuple[str, int]:
+@contextlib.contextmanager
+def serving(*flags: str) -> Iterator[tuple[str, psutil.Process, pathlib.Path]]:
+    """A server with these flags: its address, its worker, its log. It is ended with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = pathlib.Path(folder) / "log"
+        with log.open("w", encoding="utf-8") as sink:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve", *flags, "--port=0", f"--database={folder}/vlserve.db"],
+                cwd=ROOT,
+                env={name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")},
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            address, pid = _started(server, log)
+            yield address, psutil.Process(pid), log
+        finally:
+            server.send_signal(signal.SIGTERM)
+            print("exit code of the server:", server.wait(60))
+
+
+def _started(server: subprocess.Popen[bytes], log: pathlib.Path) -> tuple[str, int]:
     """The server's address and its worker's process id; raises RuntimeError if it does not start."""
     deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
@@ -254,25 +276,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--clients", type=int, default=12)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        log = pathlib.Path(folder) / "log"
-        with log.open("w", encoding="utf-8") as sink:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve", *FLAGS, "--database", f"{folder}/vlserve.db"],
-                cwd=ROOT,
-                env={name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")},
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            address, pid = started(server, log)
-            well = soak(address, psutil.Process(pid), asked.seconds, asked.clients)
-            if "Traceback" in log.read_text():
-                print("wrong: a traceback in the log\n", log.read_text().partition("Traceback")[2][:3000])
-                well = False
-        finally:
-            server.send_signal(signal.SIGTERM)
-            print("exit code of the server:", server.wait(60))
+    with serving(*FLAGS) as (address, worker, log):
+        well = soak(address, worker, asked.seconds, asked.clients)
+        if "Traceback" in log.read_text():
+            print("wrong: a traceback in the log\n", log.read_text().partition("Traceback")[2][:3000])
+            well = False
     return 0 if well else 1
 
 

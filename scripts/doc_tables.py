@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from app import errors  # noqa: E402
 from app.settings import Settings, flags, shown_default, variable  # noqa: E402
+from tests import attacks  # noqa: E402
 
 
 def settings_table() -> str:
@@ -41,7 +42,11 @@ def errors_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"settings": settings_table, "errors": errors_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "errors": errors_table,
+    "attacks": attacks.table,
+}
 
 
 def renewed(text: str) -> str:

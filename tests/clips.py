@@ -1,6 +1,7 @@
 """Clips that the tests make: a red circle that moves, in every container, with PyAV and Pillow."""
 
 import io
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -78,3 +79,15 @@ def webp(frames: Sequence[Image.Image], *, fps: int = 12) -> bytes:
     file = io.BytesIO()
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=1000 // fps, lossless=True)
     return file.getvalue()
+
+
+def turned(data: bytes, degrees: int) -> bytes:
+    """An MP4 with a display matrix that turns it clockwise, as phones write it (ISO 14496-12, 8.3.2)."""
+    one, none = 0x10000, 0
+    a, b, c, d = {90: (none, one, -one, none), 180: (-one, none, none, -one), 270: (none, -one, one, none)}[
+        degrees
+    ]
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
+    at = data.index(b"tkhd") + 4 + 40
+    assert struct.unpack(">9i", data[at : at + 36])[::4] == (one, one, 0x40000000)
+    return data[:at] + matrix + data[at + 36 :]

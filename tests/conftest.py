@@ -42,11 +42,23 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     return value
 
 
+def as_url(data: bytes, kind: str = "image/png") -> str:
+    """Bytes as a data: URL that calls them so."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def data_url(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
     """A picture as a data: URL."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return as_url(buffer.getvalue(), f"image/{kind.lower()}")
 
 
 def scene(*, colour: str = "red", shape: str = "circle", size: tuple[int, int] = (448, 448)) -> Image.Image:

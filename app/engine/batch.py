@@ -190,7 +190,11 @@ class BatchLoop:
         """Make a row's prompt, as much as there is time for; whether it is there."""
         if row.encoding is None:
             row.encoding = Pausable(lambda: self._embedder.prompt(row.input_ids, row.inputs))
-        if not row.encoding.go_on(SEEING if self._rows else math.inf):
+        began = time.monotonic()
+        done = row.encoding.go_on(SEEING if self._rows else math.inf)
+        if "inputs_embeds" not in row.inputs:  # else remote code has seen the pictures before
+            row.stream.encoded = (row.stream.encoded or 0.0) + time.monotonic() - began
+        if not done:
             return False
         row.prompt = row.encoding.result
         row.keys = self._embedder.keys(row.prompt)

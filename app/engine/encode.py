@@ -181,19 +181,18 @@ class PromptEncoder:
         """How many of the prompt's tokens stand for pictures, for clips, and for each of them."""
         merged = int(getattr(getattr(self._processor, "image_processor", None), "merge_size", 1)) ** 2
         grids = [inputs[name] for name in ("image_grid_thw", "video_grid_thw") if name in inputs]
+        runs = [_runs(inputs["input_ids"][0], token) for token in (self.image_token_id, self.video_token_id)]
+        each = [int(grid.prod()) // merged for several in grids for grid in several]
         return {
-            "image_tokens": self._count(inputs["input_ids"], self.image_token_id),
-            "video_tokens": self._count(inputs["input_ids"], self.video_token_id),
-            "media_tokens": tuple(int(grid.prod()) // merged for several in grids for grid in several),
+            "image_tokens": sum(runs[0]),
+            "video_tokens": sum(runs[1]),
+            "media_tokens": tuple(each or runs[0] + runs[1]),
         }
 
     def _fitted(self, part: Part) -> Part:
         if not isinstance(part, ImagePart) or part.is_fitted:
             return part
         return replace(part, image=self.fitter.picture(part.image, part.options), is_fitted=True)
-
-    def _count(self, input_ids: Any, token: int | None) -> int:
-        return 0 if token is None else int((input_ids == token).sum())
 
     def _encode(
         self, conversation: list[dict[str, Any]], media: list[MediaPart], options: dict[str, Any]
@@ -259,6 +258,17 @@ class PromptEncoder:
                         param=f"messages[{index}].content",
                         code="control_token",
                     )
+
+
+def _runs(ids: Any, token: int | None) -> list[int]:
+    """How often a token stands in a row, at each place where it does: a picture is such a row."""
+    if token is None:
+        return []
+    edges = (
+        torch.diff((ids == token).int(), prepend=torch.zeros(1), append=torch.zeros(1)).nonzero().flatten()
+    )
+    lengths: list[int] = (edges[1::2] - edges[::2]).tolist()
+    return lengths
 
 
 def _turn(message: Message, *, parts: bool) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from torchvision.transforms import InterpolationMode, functional
 
 from app.engine.media_types import ClipPlan, Fitter, MediaOptions
 
+CLIP_PIXELS = 64 * 10**6
+"""Of all frames of a clip for a model whose own processor resizes them; larger ones become smaller before."""
 Size = tuple[int, int]
 
 
@@ -90,7 +92,9 @@ class QwenFitter:
 
 
 class PlainFitter:
-    """Any other model: its own processor resizes; here only what is over a ceiling becomes smaller."""
+    """Any other model: its own processor resizes; here what is over a ceiling becomes smaller, and frames of
+    several sizes become one.
+    """
 
     def __init__(self, video_processor: Any) -> None:
         self._video = video_processor
@@ -109,9 +113,11 @@ class PlainFitter:
             count = int(max(total / fps * (options.fps or qwen.FPS) * options.ratio, qwen.FPS_MIN_FRAMES))
         count = max(1, min(count, options.most_frames or qwen.FPS_MAX_FRAMES, total))
         indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
-        height, width = _within(size[1], size[0], options.max_pixels)
-        same: Callable[[Any], Any] = lambda frame: frame  # noqa: E731
-        return ClipPlan(tuple(indices), same if (width, height) == size else _resizer(height, width))
+        height, width = _within(size[1], size[0], _least(CLIP_PIXELS // count, options.max_pixels))
+        resized = _resizer(height, width)
+        return ClipPlan(
+            tuple(indices), lambda frame: frame if frame.shape[:2] == (height, width) else resized(frame)
+        )
 
 
 def _least(own: float, asked: float | None) -> Any:

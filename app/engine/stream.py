@@ -54,6 +54,7 @@ class TokenStream(TextIteratorStreamer):
         # These are known once the sequence has come to the queue, and has had its turn.
         self.queue_position: int | None = None
         self.waited: float | None = None
+        self.encoded: float | None = None
         self.cached_tokens = 0
         self.prompt_logprobs: tuple[Logprobs | None, ...] = ()
         self._on_cancel = on_cancel
@@ -163,6 +164,7 @@ class Choices:
             replace(
                 one.info,
                 cached_tokens=_known(one.streams),
+                encoded=max(_encoded(one.streams), default=None),
                 logprobs=one.streams[0].prompt_logprobs,
             )
             for one in self._asked
@@ -184,6 +186,11 @@ def _known(streams: Sequence[TokenStream]) -> int:
     computed for the first.
     """
     return min((stream.cached_tokens for stream in streams if stream.waited is not None), default=0)
+
+
+def _encoded(streams: Sequence[TokenStream]) -> Iterator[float]:
+    """What the choices took to encode the prompt's pictures: the first to come does, the others know them."""
+    return (stream.encoded for stream in streams if stream.encoded is not None)
 
 
 def _read(notes: Notes, streams: dict[int, TokenStream]) -> Iterator[Event]:

@@ -268,6 +268,7 @@ Progress = Callable[[str, float], None]
 class PromptInfo:
     """What became of a prompt: its tokens, how many of them stand for pictures and for clips (`media_tokens`:
     for each of them, pictures first) and how many were known and not computed again (once it runs).
+    `encoded` is how long the pictures and clips took to encode, in seconds, None where nobody can tell.
     `thinking` says that it ends inside of a thought that the answer has to end; `logprobs` are those of its
     tokens, where they were asked for, None for the first; `tool_format` is how calls will be written, where
     tools may be called.
@@ -278,6 +279,7 @@ class PromptInfo:
     cached_tokens: int = 0
     video_tokens: int = 0
     media_tokens: tuple[int, ...] = ()
+    encoded: float | None = None
     thinking: bool = False
     logprobs: tuple[Logprobs | None, ...] = ()
     tool_format: ToolFormat | None = None

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from typing import Any, BinaryIO, Self
 
-from app.errors import BodyTooLarge
+from app.errors import BodyTooLarge, Unavailable
 
 IN_MEMORY = 4 * 2**20
 """Bytes beyond which a medium is on disk."""
@@ -56,9 +56,13 @@ class Body:
 
     @classmethod
     def of(cls, data: bytes, param: str, budget: Budget) -> Self:
-        """A body of these bytes."""
+        """A body of these bytes; raises BodyTooLarge."""
         made = cls(param, budget)
-        made.write(data)
+        try:
+            made.write(data)
+        except BaseException:
+            made.close()
+            raise
         return made
 
     @classmethod
@@ -76,9 +80,12 @@ class Body:
         return made
 
     def write(self, data: bytes) -> None:
-        """Add bytes; raises BodyTooLarge."""
+        """Add bytes; raises BodyTooLarge, and Unavailable where the disk has no room for them."""
         self._count(data)
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError:
+            raise Unavailable("The server has no room on its disk for the medium.") from None
 
     def _count(self, data: bytes) -> None:
         self.size += len(data)

@@ -6,6 +6,7 @@ checked from the header, before a pixel is unpacked, since a small file can unpa
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,11 @@ MAX_ASPECT_RATIO = 40
 the demo model sees in thin ones what is not there."""
 MAX_PADDED_SIDE = 4096
 """The length to which such a picture is scaled first: a padded line of a million pixels takes gigabytes."""
+MOST_SCANS = 100
+"""Of a JPEG; ten are usual. Each goes over the whole picture, takes a few bytes, and nothing can stop it."""
+MOST_SEGMENTS = 2000
+JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
+"""Those that have a length behind them, and the end (D9)."""
 # Pillow's own limit warns, then raises, at numbers of its own; ours is checked first.
 Image.MAX_IMAGE_PIXELS = None
 # Its warnings are about odd metadata and palettes' transparency, which is laid over white here.
@@ -28,11 +34,12 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 def pixels(data: bytes, param: str, max_pixels: int) -> int:
     """How many pixels the header of a picture announces, 0 where there is no readable one; raises
-    InvalidRequest if they are more than `max_pixels`.
+    InvalidRequest if they are more than `max_pixels`, or would be gone over too often.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, param, max_pixels)
+            check_scans(data, param)
             return image.width * image.height
     except InvalidRequest:
         raise
@@ -45,6 +52,7 @@ def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, param, max_pixels)
+            check_scans(data, param)
             image.load()
             return rgb(ImageOps.exif_transpose(image))
     except InvalidRequest:
@@ -88,6 +96,26 @@ def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:
             param=param,
             code="image_too_large",
         )
+
+
+def check_scans(data: bytes, param: str) -> None:
+    """Raise InvalidRequest for a JPEG of more scans than any picture has; other data have none."""
+    if not data.startswith(b"\xff\xd8"):
+        return
+    at = scans = 0
+    for _ in range(MOST_SEGMENTS):
+        marker = JPEG_MARKER.search(data, at)
+        if marker is None or marker[1] == b"\xd9":
+            return
+        scans += marker[1] == b"\xda"
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+        if scans > MOST_SCANS:
+            break
+    raise InvalidRequest(
+        f"The JPEG has more than {MOST_SCANS} scans, or {MOST_SEGMENTS} segments.",
+        param=param,
+        code="invalid_image",
+    )
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -5,16 +5,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+ENTRY = 4096
+"""Bytes that each value counts for beside its own: its key, and the objects around it."""
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 class Kept(Generic[Key, Value]):
-    """Values by key, of at most `budget` bytes together as `size` counts them; safe for many threads."""
+    """Values by key, of at most `budget` bytes together, `size` of each and ENTRY; safe for many threads."""
 
     def __init__(self, budget: int, size: Callable[[Value], int]) -> None:
         self._budget = budget
-        self._size = size
+        self._size: Callable[[Value], int] = lambda value: ENTRY + size(value)
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._lock = threading.Lock()
         self.held = 0

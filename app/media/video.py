@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from app.errors import InvalidRequest
-from app.media import kinds
+from app.media import images, kinds
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ MOST_FRAMES = 300_000
 FASTEST = 1000.0
 """Frames per second beyond which a rate is a lie."""
 LOOK_EVERY = 64
+JPEG_SCAN = b"\xff\xda"
 Size = tuple[int, int]
 
 
@@ -127,6 +128,8 @@ def _opened(file: Any, container: str) -> Iterator[tuple[Any, Any]]:
         if not streams:
             raise ValueError("no video stream")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise ValueError("no decoder")
         stream.codec_context.thread_type = "SLICE"
         yield source, stream
 
@@ -171,6 +174,8 @@ def _packets(source: Any, stream: Any, container: str, param: str, stopped: Even
     for packet in source.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
+        if stream.codec_context.name == "mjpeg" and bytes(packet).count(JPEG_SCAN) > images.MOST_SCANS:
+            raise _broken(param, "The video has a frame of too many scans.")
         times.append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:
             keys.append(packet.pts)

@@ -26,6 +26,8 @@ URL_LENGTH = 8192
 HEADERS = {"User-Agent": "vlserve", "Accept": "image/*, video/*", "Accept-Encoding": "identity"}
 LONGEST_FRESH = 3600
 """Seconds for which a server's max-age is believed at most."""
+TAG_LENGTH = 256
+"""Characters of what a server wants to be asked with; a longer one is not kept."""
 
 
 class Lines:
@@ -77,7 +79,9 @@ class Web:
     domains: frozenset[str] = frozenset()
     redirects: int = 5
     resolve: guard.Resolver = socket.getaddrinfo
-    stored: Kept[str, Stored] = field(default_factory=lambda: Kept(64 * 2**20, lambda one: len(one.data)))
+    stored: Kept[str, Stored] = field(
+        default_factory=lambda: Kept(64 * 2**20, lambda one: len(one.data) + URL_LENGTH)
+    )
 
     def download(self, url: str, param: str, budget: Budget, lines: Lines) -> Body:
         """What a URL gives; raises InvalidRequest that says why it cannot be had."""
@@ -115,7 +119,9 @@ class Web:
     def _store(self, url: str, data: bytes, headers: Mapping[str, str], before: Stored | None) -> None:
         """Keep an answer: asked about each time, unless its server says how long it is good."""
         names = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
-        asks = {ask: headers[name] for name, ask in names.items() if name in headers}
+        asks = {
+            ask: headers[name] for name, ask in names.items() if 0 < len(headers.get(name, "")) <= TAG_LENGTH
+        }
         control = headers.get("Cache-Control", "").lower()
         if "no-store" in control or headers.get("Vary") == "*":
             return

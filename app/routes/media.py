@@ -1,9 +1,11 @@
 """Uploads: a picture or a video with a question about it, as a form."""
 
+import errno
+
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from app.errors import InvalidRequest, UnsupportedMediaType
+from app.errors import InvalidRequest, Unavailable, UnsupportedMediaType
 from app.routes.describe import GENERATION, describe
 from app.routes.hooks import client_left, json_response
 from app.routes.openai import CHAT
@@ -14,6 +16,7 @@ from app.services.completion import Completions
 bp = Blueprint("media", __name__)
 FIELDS_BYTES = 2**20
 """Of a form beside its file."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @bp.post("/v1/media/describe")
@@ -40,7 +43,9 @@ def describe_media() -> Response:
         form, files = request.form, request.files
     except HTTPException:
         raise
-    except Exception:  # a chunk that is none, a connection that broke
+    except Exception as problem:  # a chunk that is none, a connection that broke
+        if getattr(problem, "errno", None) in NO_ROOM:
+            raise Unavailable("The server has no room on its disk for the upload.") from None
         raise InvalidRequest("The form could not be read to its end.", code="incomplete_body") from None
     asked = upload.load(form.to_dict(), {name: one.stream for name, one in files.items()})
     completions: Completions = current_app.extensions["completions"]

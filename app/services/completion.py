@@ -295,7 +295,7 @@ class Completion:
             video_tokens=sum(prompt.video_tokens for prompt in prompts),
             cached_tokens=sum(prompt.cached_tokens for prompt in prompts),
             reasoning_tokens=sum(output.reasoning_tokens for output in self._outputs),
-            media=media_info.told(self._prepared, prompts[0].media_tokens) if told else None,
+            media=media_info.told(self._prepared, prompts[0]) if told else None,
         )
 
 

@@ -5,6 +5,7 @@ What was prepared is kept for a while by its content, so the same picture is dec
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,7 @@ class Media:
     """Reads and prepares the media of requests."""
 
     def __init__(self, settings: Settings) -> None:
-        domains = frozenset(domain.lower() for domain in settings.allowed_media_domain)
+        domains = frozenset(re.sub(r"[][]", "", domain).lower() for domain in settings.allowed_media_domain)
         web = Web(domains, settings.max_redirects)
         self.sources = Sources(web, settings.allowed_media_path)
         self._settings = settings
@@ -262,13 +263,19 @@ class Media:
         plan = _planner(engine, options, param)
         if isinstance(part.source, tuple):
             rate = part.options.fps or LIST_FPS
-            frames = [images.decode(body.read(), body.param, self.pixels) for body in medium.bodies]
-            found = stills.listed(
-                frames, _planner(engine, replace(options, num_frames=len(frames) + 1), param), rate
-            )
+            count = len(medium.bodies)
+
+            def frame(number: int) -> Any:
+                if stopped.is_set():
+                    raise ValueError("stopped")
+                body = medium.bodies[number]
+                return images.decode(body.read(), body.param, self.pixels)
+
+            planner = _planner(engine, replace(options, num_frames=count + 1), param)
+            found = stills.listed(count, frame, planner, rate)
         elif kinds.picture_format(medium.bodies[0].head()) == "WEBP":
             with images.animated(medium.bodies[0].file(), param, self.pixels) as opened:
-                found = stills.animation(opened, plan, limits, param, images.rgb)
+                found = stills.animation(opened, plan, limits, param, stopped)
         else:
             body = medium.bodies[0]
             found = video.decode(body.file(), body.head(), plan, limits, param, stopped)

@@ -4,18 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.engine.media_types import ImagePart, VideoPart
+from app.engine.types import PromptInfo
 from app.services.media import Prepared
 
 
-def told(prepared: Sequence[Prepared], tokens: Sequence[int]) -> list[dict[str, Any]]:
-    """An object for each, in the request's order; `tokens` are those of each, pictures first."""
+def told(prepared: Sequence[Prepared], prompt: PromptInfo) -> list[dict[str, Any]]:
+    """One for each, in the request's order; each has the share of its tokens of the time to encode all."""
     pictures = [one for one in prepared if isinstance(one.part, ImagePart)]
     clips = [one for one in prepared if isinstance(one.part, VideoPart)]
-    counts = {id(one): count for one, count in zip([*pictures, *clips], tokens, strict=False)}
-    return [_one(one, counts.get(id(one))) for one in prepared]
+    known = len(prompt.media_tokens) == len(prepared)  # else two of them stand side by side
+    counts = {
+        id(one): count for one, count in zip([*pictures, *clips], prompt.media_tokens, strict=False) if known
+    }
+    whole = prompt.encoded if known else None
+    share = None if whole is None else whole / max(1, sum(prompt.media_tokens))
+    return [_one(one, counts.get(id(one)), share) for one in prepared]
 
 
-def _one(made: Prepared, tokens: int | None) -> dict[str, Any]:
+def _one(made: Prepared, tokens: int | None, encoded: float | None) -> dict[str, Any]:
     part = made.part
     body: dict[str, Any] = {
         "param": part.param,
@@ -26,6 +32,7 @@ def _one(made: Prepared, tokens: int | None) -> dict[str, Any]:
         "cache_hit": made.is_known,
         "fetch_ms": _milliseconds(made.fetched),
         "decode_ms": _milliseconds(made.decoded),
+        "encode_ms": None if encoded is None else _milliseconds(encoded * (tokens or 0)),
     }
     if isinstance(part, VideoPart) and part.clip is not None:
         clip = part.clip

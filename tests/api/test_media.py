@@ -1,6 +1,9 @@
 """Pictures and clips from every source and in every format, as the demo model truly sees them."""
 
+import itertools
 import pathlib
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,19 +13,12 @@ import requests
 from PIL import Image
 
 from tests import clips
-from tests.api.test_media_attacks import as_data, png
-from tests.conftest import Server, data_url, running, scene, wait_until
-from tests.media_server import MediaServer, serving
+from tests.api.test_pictures import placed
+from tests.conftest import Server, as_url, data_url, png, running, scene, wait_until
+from tests.media_server import MediaServer
 
 CIRCLE = "A large red circle in the center, on a white background."
 WHERE = "Which way does the object move?"
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[MediaServer]:
-    with serving() as started:
-        started.files["/scene.png"] = png(scene())
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +76,28 @@ def test_a_picture_is_seen_in_every_format(open_: Server, kind: str) -> None:
     assert said(ask(open_, part, "What is in this picture?")) == CIRCLE
 
 
+def test_a_picture_in_the_colours_of_print_is_seen(open_: Server) -> None:
+    part = {"type": "image_url", "image_url": {"url": data_url(scene().convert("CMYK"), "JPEG")}}
+    assert said(ask(open_, part, "What is in this picture?")) == CIRCLE
+
+
+def test_a_photo_and_a_clip_that_were_taken_sideways_are_seen_upright(open_: Server) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    sideways = data_url(placed("blue", "top left").rotate(90), "JPEG", exif=exif)
+    photo = {"type": "image_url", "image_url": {"url": sideways}}
+    assert "top left" in said(ask(open_, photo, "Where is the object?"))
+    data = clips.turned(clips.video(clips.moving("to the right")), 90)
+    clip = {"type": "video_url", "video_url": {"url": as_url(data)}}
+    assert said(ask(open_, clip, WHERE)) == "The red circle moves down."
+
+
 @pytest.mark.parametrize("direction", sorted(clips.PATHS))
 @pytest.mark.parametrize("kind", [*clips.FORMATS, "webp"])
 def test_a_clip_is_seen_in_every_format(open_: Server, kind: str, direction: str) -> None:
     frames = clips.moving(direction)
     data = clips.webp(frames) if kind == "webp" else clips.video(frames, kind)
-    part = {"type": "video_url", "video_url": {"url": as_data(data, "video/mp4")}}
+    part = {"type": "video_url", "video_url": {"url": as_url(data, "video/mp4")}}
     assert said(ask(open_, part, WHERE)) == f"The red circle moves {direction}."
 
 
@@ -99,7 +111,7 @@ def test_a_clip_is_seen_from_every_source(
     parts: dict[str, dict[str, Any]] = {
         "http": {"type": "video_url", "video_url": web.url("/clip.mp4")},
         "file": {"type": "video", "video": "clip.mp4"},
-        "behind image_url": {"type": "image_url", "image_url": {"url": as_data(data)}},
+        "behind image_url": {"type": "image_url", "image_url": {"url": as_url(data)}},
         "behind image": {"type": "image", "image": "clip.mp4"},
         "frames": {"type": "video", "video": [data_url(frame) for frame in frames[::7]]},
     }
@@ -109,7 +121,7 @@ def test_a_clip_is_seen_from_every_source(
 def test_a_variable_rate_is_read_by_time(open_: Server) -> None:
     """Twelve frames in the first second, then one that stands for another second."""
     data = clips.video(clips.moving(count=13), "mkv", times=[*range(12), 23])
-    part = {"type": "video_url", "video_url": {"url": as_data(data)}}
+    part = {"type": "video_url", "video_url": {"url": as_url(data)}}
     answer = ask(open_, part, WHERE, return_media_info=True)
     (told,) = answer["usage"]["media"]
     assert told["duration"] == pytest.approx(2, abs=0.4)
@@ -118,7 +130,7 @@ def test_a_variable_rate_is_read_by_time(open_: Server) -> None:
 
 def test_what_was_made_of_each_medium_is_told(open_: Server) -> None:
     picture = {"type": "image_url", "image_url": {"url": data_url(scene(size=(640, 480), colour="blue"))}}
-    clip = {"type": "video_url", "video_url": {"url": as_data(clips.video(clips.moving("down", 23)))}}
+    clip = {"type": "video_url", "video_url": {"url": as_url(clips.video(clips.moving("down", 23)))}}
     content = [picture, clip, {"type": "text", "text": WHERE}]
     body = {"messages": [{"role": "user", "content": content}], "return_media_info": True, "temperature": 0}
     for known in (False, True):
@@ -135,7 +147,10 @@ def test_what_was_made_of_each_medium_is_told(open_: Server) -> None:
         assert [frame["index"] for frame in second["frames"]] == [0, 7, 15, 22]
         assert second["frames"][1]["time"] == pytest.approx(7 / 12, abs=0.001)
         assert [one["cache_hit"] for one in usage["media"]] == [known, known]
-        assert all(one[name] >= 0 for one in usage["media"] for name in ("fetch_ms", "decode_ms"))
+        times = [one[name] for one in usage["media"] for name in ("fetch_ms", "decode_ms", "encode_ms")]
+        assert all(0 <= time < 60_000 for time in times)
+        encoded = [one["encode_ms"] / one["tokens"] for one in usage["media"]]
+        assert 0 < encoded[0] == pytest.approx(encoded[1], rel=0.02)
     assert (
         "media" not in open_.post("/v1/chat/completions", body | {"return_media_info": False}).json()["usage"]
     )
@@ -155,7 +170,7 @@ def test_what_was_made_of_each_medium_is_told(open_: Server) -> None:
 def test_options_lower_what_is_taken_and_never_raise_it(
     open_: Server, options: dict[str, Any], frames: int, most: int
 ) -> None:
-    url = as_data(clips.video(clips.moving("down", 48)))
+    url = as_url(clips.video(clips.moving("down", 48)))
     part = {"type": "video_url", "video_url": {"url": url}}
     for own, whole in ((options, {}), ({}, options)):
         more = {"mm_processor_kwargs": whole, "return_media_info": True}
@@ -210,6 +225,34 @@ def test_no_open_file_is_left_of_any_request(open_: Server) -> None:
     for data in (large, large[:-1000], clips.video(clips.moving())):
         upload(open_, data, "What is in this picture?")
     wait_until(lambda: not [path for path in _deleted(worker) if "tmp" in path.lower()], 10)
+
+
+def test_a_running_stream_goes_on_while_a_clip_is_decoded(open_: Server) -> None:
+    """A clip whose every frame is decoded, since only its first can be without the others."""
+    frames = [frame.resize((1280, 720)) for frame in clips.moving(count=24)] * 20
+    data = clips.video(frames, "mp4", fps=24, preset="ultrafast", g="1000")
+    body = {"messages": [{"role": "user", "content": "hello"}], "ignore_eos": True, "stream": True}
+    told: list[dict[str, Any]] = []
+
+    def describe() -> None:
+        part = {"type": "video_url", "video_url": {"url": as_url(data)}}
+        answer = ask(open_, part, WHERE, return_media_info=True, max_tokens=1)
+        told.extend(answer["usage"]["media"])
+
+    asking = threading.Thread(target=describe)
+    url = f"{open_.url}/v1/chat/completions"
+    with requests.post(url, json=body | {"max_tokens": 3000}, stream=True, timeout=60) as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith(b"data: {"))
+        next(lines)
+        asking.start()
+        came = [time.monotonic()]
+        while asking.is_alive() and next(lines, None):
+            came.append(time.monotonic())
+    asking.join(60)
+    pauses = [after - before for before, after in itertools.pairwise(came)]
+    assert told[0]["total_frames"] == 480
+    assert len(pauses) > 10
+    assert max(pauses) < told[0]["decode_ms"] / 1000
 
 
 def _deleted(worker: psutil.Process) -> list[str]:

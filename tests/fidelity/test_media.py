@@ -20,7 +20,13 @@ from tests import clips
 
 torchvision_cpu.prepare()
 from qwen_vl_utils import vision_process  # noqa: E402
-from transformers import AutoProcessor  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoProcessor,
+    AutoTokenizer,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
+)
 
 from app.engine.encode import PromptEncoder  # noqa: E402
 
@@ -150,3 +156,48 @@ def test_a_clip_is_as_the_reference_makes_it(
     message = Message("user", (VideoPart("", "place", clip), TextPart(TEXT)))
     theirs = reference(name, processor, {"type": "video", "video": kind, **asked})
     same(made.encode([message]), theirs)
+
+
+LLAVA = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<{{ part['type'] }}>{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+
+
+@pytest.fixture
+def llava(tiny: Callable[[str], pathlib.Path]) -> Any:
+    """LLaVA-OneVision's processor, which resizes and counts in its own way, for pictures of 56 pixels."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny("qwen2"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<video>"]})
+    size = {"height": 56, "width": 56}
+    return LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[56, 56], [56, 112]]),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=LLAVA,
+    )
+
+
+def test_a_processor_of_its_own_gets_frames_and_pictures_as_they_are(llava: Any) -> None:
+    data = clips.video(clips.moving(count=24, size=(128, 96)), "mp4", fps=12)
+    made, image = encoder(llava), noise(100, 60)
+    found = video.decode(
+        io.BytesIO(data),
+        data[:4096],
+        lambda total, fps, size: made.fitter.clip(total, fps, size, MediaOptions(num_frames=4)),
+        LIMITS,
+        "place",
+        threading.Event(),
+    )
+    assert (found.indices, found.frames.shape) == ((0, 8, 15, 23), (4, 96, 128, 3))
+    clip = Clip(found.frames, found.indices, found.fps, found.total, found.size)
+    parts = (VideoPart("", "clip", clip), TextPart("and"), ImagePart("", "image", image), TextPart(TEXT))
+    ours = made.encode([Message("user", parts)])
+    frames = torch.from_numpy(found.frames).permute(0, 3, 1, 2)
+    same(ours, llava(text=[f"<video>and<image>{TEXT}"], images=[image], videos=[frames], return_tensors="pt"))
+    told = made.visual_tokens(ours)
+    assert told["media_tokens"] == (told["image_tokens"], told["video_tokens"])
+    assert min(told["media_tokens"]) > 4

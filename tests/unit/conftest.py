@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -310,3 +311,12 @@ def app(make_app: Callable[..., Flask]) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file can become larger than 64 KiB, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -34,6 +34,7 @@ class Stream:
         self.queue_position = -1
         self.waited: float | None = None
         self.cached_tokens = 0
+        self.encoded: float | None = None
         self.cancelled = False
         self.gate = threading.Event()
         self.gate.set()

@@ -1,6 +1,5 @@
 """Pictures: every mode becomes upright 8-bit RGB, and what is too large or broken is refused by name."""
 
-import base64
 import io
 import struct
 import zlib
@@ -10,8 +9,8 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidRequest
-from app.media import images, sources
-from tests.conftest import data_url
+from app.media import images
+from tests.attacks import chunk, scans
 
 MANY = 100_000_000
 WHITE, BLACK, RED, GREEN, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -36,10 +35,6 @@ def colour(image: Image.Image, x: int = 0, y: int = 0) -> Colour:
 
 def near(found: Colour, expected: Colour, within: int = 2) -> bool:
     return all(abs(one - other) <= within for one, other in zip(found, expected, strict=True))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def grey16(*values: int, transparent: int | None = None) -> bytes:
@@ -245,6 +240,17 @@ def test_broken_data_is_refused_as_what_it_is(data: bytes, text: str) -> None:
     assert (caught.value.code, caught.value.param) == ("invalid_image", "place")
 
 
+def test_a_picture_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    """Of 64 megapixels each scan takes 50 ms, and nothing can stop it: a small file would take hours."""
+    thumbnail = b"\xff\xe1\x04\0" + scans(10)[:0x3FE].ljust(0x3FE, b"\xff")
+    assert decoded(scans(50, before=thumbnail, after=scans(90))).size == (64, 64)
+    for hidden in (b"", b"\xff\x01\xff\xff", b"\xff\xff\xfe\0\x04\xff\xd9"):
+        for read in (images.decode, images.pixels):
+            with pytest.raises(InvalidRequest, match="more than 100 scans") as caught:
+                read(scans(101, between=hidden), "place", MANY)
+            assert (caught.value.code, caught.value.param) == ("invalid_image", "place")
+
+
 def test_bytes_flipped_at_random_give_a_picture_or_a_refusal() -> None:
     from random import Random
 
@@ -263,61 +269,3 @@ def test_bytes_flipped_at_random_give_a_picture_or_a_refusal() -> None:
             outcomes.add(error.code)
     assert outcomes <= {"RGB", "invalid_image", "image_too_large"}
     assert {"RGB", "invalid_image"} <= outcomes
-
-
-BYTES = bytes(range(250, 256)) + b"abc>?~\xff"  # its base64 has +, / and =
-CODE = base64.b64encode(BYTES).decode()
-
-
-def test_the_example_has_all_odd_characters() -> None:
-    assert {"+", "/", "="} <= set(CODE)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"data:image/png;base64,{CODE}",
-        f"DATA:IMAGE/PNG;BASE64,{CODE}",
-        f"data:;base64,{CODE}",
-        f"data:application/octet-stream;base64,{CODE}",
-        f"data:image/svg+xml;charset=utf-8;base64,{CODE}",
-        f"data:image/png;name=a.png;charset=utf-8;base64,{CODE}",
-        f"data:image/png;base64,{CODE[:5]}\r\n {CODE[5:]}\n",
-        f"data:image/png;base64, {CODE}",
-        f"data:image/png;base64,{CODE.replace('=', '%3D')}",
-        f"data:image/png;base64,{CODE.replace('=', '%3d')}",
-        f"data:image/png;base64,{CODE.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}",
-    ],
-)
-def test_a_data_url_may_be_written_in_many_ways(url: str) -> None:
-    assert sources.data_url_bytes(url, "place") == BYTES
-
-
-@pytest.mark.parametrize(
-    ("url", "code", "text"),
-    [
-        ("data:", "invalid_media_url", "not a valid data: URL"),
-        (f"data:image/png;base64;{CODE}", "invalid_media_url", "not a valid data: URL"),
-        ("data:" + "x" * 2000 + f"/png;base64,{CODE}", "invalid_media_url", "not a valid data: URL"),
-        ("data:image/png,abc", "invalid_media_url", "is not in base64"),
-        (f"data:image/png;base64,{CODE[:-1]}", "invalid_base64", "broken"),
-        (f"data:image/png;base64,!{CODE}", "invalid_base64", "broken"),
-        ("data:image/png;base64,ÄÖÜ=", "invalid_base64", "broken"),
-    ],
-)
-def test_another_url_is_refused(url: str, code: str, text: str) -> None:
-    with pytest.raises(InvalidRequest, match=text) as caught:
-        sources.data_url_bytes(url, "place")
-    assert (caught.value.code, caught.value.param) == (code, "place")
-    assert len(str(caught.value)) < 300
-
-
-def test_a_data_url_becomes_a_picture() -> None:
-    assert (
-        colour(decoded(sources.data_url_bytes(data_url(Image.new("RGB", (3, 3), GREEN)), "place"))) == GREEN
-    )
-
-
-def test_the_declared_kind_does_not_matter() -> None:
-    url = data_url(Image.new("RGB", (3, 3), GREEN)).replace("image/png", "image/jpeg")
-    assert colour(decoded(sources.data_url_bytes(url, "place"))) == GREEN
