@@ -5,11 +5,11 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.settings import PROJECT, Settings, SettingsError
+from app.settings import PROJECT, Settings, SettingsError, variable
 
 if TYPE_CHECKING:
     from app.engine.types import ModelSpec
@@ -53,6 +53,8 @@ def serve(arguments: list[str]) -> int:
     from app import check
 
     settings = Settings.from_args(arguments)
+    for name, near in _misspelt():
+        print(f"vlserve: {name} is no setting; did you mean {near}?", file=sys.stderr)
     models = check(settings)
     folder = str(Path(settings.model).expanduser().resolve())
     settings = replace(
@@ -79,6 +81,15 @@ def serve(arguments: list[str]) -> int:
     sys.argv = ["gunicorn", "--config", str(PROJECT / "gunicorn.conf.py"), "wsgi:application"]
     run()
     return 0
+
+
+def _misspelt() -> Iterator[tuple[str, str]]:
+    """Variables that are nearly a setting's, and whose. No error: others may have the prefix."""
+    known = [variable(row) for row in fields(Settings)]
+    for name in sorted(os.environ):
+        if name.startswith("VLSERVE_") and name not in known:
+            for near in difflib.get_close_matches(name, known, 1, 0.88):
+                yield name, near
 
 
 def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]:

@@ -2,11 +2,18 @@
 
 import argparse
 import difflib
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 
 class SettingsError(ValueError):
     """A setting from a flag or the environment that cannot be; its text is one line for a person."""
+
+
+def nearest(wrong: str, right: Iterable[str]) -> str:
+    """The end of a message about a wrong word: the right one that is most like it, if one is."""
+    near = difflib.get_close_matches(wrong, right, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class FlagHelp(argparse.HelpFormatter):
@@ -37,9 +44,17 @@ class Parser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(dashed, namespace)
         for argument in rest:
             name = argument.partition("=")[0]  # without the value, which may be a secret
-            near = difflib.get_close_matches(name, known, 1)
-            self.error(f"there is no flag {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            if name.startswith("-"):
+                self.error(f"there is no flag {name}{nearest(name, known)}")
+            meant = f"; did you mean --model {name}?" if "--model" in known else ""
+            self.error(f"{name} belongs to no flag{meant}")
         return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [] if action.choices is None else list(action.choices)
+        if choices and value not in choices:
+            flag = action.option_strings[-1]
+            self.error(f"{flag} {value}: choose one of {', '.join(choices)}{nearest(value, choices)}")
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError(message)

@@ -5,7 +5,6 @@ A field's environment variable is VLSERVE_ and its name in capitals; dashes and 
 """
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from app.flags import FlagHelp, Parser
+from app.flags import FlagHelp, Parser, nearest
 from app.flags import SettingsError as SettingsError
 
 VERSION = "0.1.0"
@@ -331,11 +330,10 @@ def _check(row: Field[Any], value: Any) -> None:
     if high is not None and value > high:
         raise SettingsError(f"{name}: the most is {high:g}")
     if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{name}: choose one of {', '.join(choices)}{hint}")
-    if row.metadata["pattern"] and not re.fullmatch(row.metadata["pattern"], value):
-        raise SettingsError(f"{name}: expected {row.metadata['help']}")
+        raise SettingsError(f"{name}: choose one of {', '.join(choices)}{nearest(value, choices)}")
+    if (pattern := row.metadata["pattern"]) and not re.fullmatch(pattern, value):
+        hint = nearest(value, re.findall("[a-z]{3,}", pattern))
+        raise SettingsError(f"{name}: expected {row.metadata['help']}{hint}")
     if isinstance(value, str) and not value.strip() and value != row.default:
         raise SettingsError(f"{flags(row)[0]}: is empty")
 

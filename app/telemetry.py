@@ -98,7 +98,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S")
-        name = record.name.removeprefix("app.").rpartition(".")[2]
+        # gunicorn calls all of its log "gunicorn.error"
+        name = record.name.removesuffix(".error").rpartition(".")[2]
         # A newline or an escape in a logged value must not pass for a line of its own.
         text = (
             record.getMessage().encode("unicode_escape").decode("ascii")

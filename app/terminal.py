@@ -6,7 +6,6 @@ slash or without. readline edits the line and keeps the history: it comes with P
 
 import argparse
 import contextlib
-import difflib
 import glob
 import os
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 
 from app import client
 from app.client import CallError
-from app.flags import FlagHelp, Parser
+from app.flags import FlagHelp, Parser, nearest
 from app.talk import Screen, Talk, default_model
 
 readline: Any
@@ -100,11 +99,9 @@ def _turn(talk: Talk, line: str) -> bool:
     word, _, rest = line.strip().partition(" ")
     name = _command(word, rest) if line[:1] != " " else None
     if name is None and line.startswith("/"):
-        near = difflib.get_close_matches(word.lower(), [_slashed(one) for one in COMMANDS], 1)
-        hint = (
-            f"did you mean {near[0]}?" if near else "help lists them; a blank before the / makes it a message"
-        )
-        talk.screen.line(f"there is no command {word}: {hint}")
+        hint = nearest(word.lower(), map(_slashed, COMMANDS))
+        hint = hint or "; help lists them, and a blank before the / makes it a message"
+        talk.screen.line(f"there is no command {word}{hint}")
         return False
     rest = rest.strip()
     if name in ("/image", "/video"):

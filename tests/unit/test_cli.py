@@ -92,6 +92,13 @@ def test_the_models_are_listed_with_the_default_marked(capsys: Captured) -> None
     ("arguments", "part"),
     [
         (["serve", "--prot", "1"], "did you mean --port?"),
+        (["serve", "--device", "cdua"], "did you mean cuda?"),
+        (["serve", "demo"], "did you mean --model demo?"),
+        (
+            ["bench", "--case", "pictrue"],
+            "--case pictrue: choose one of text, picture, mixed; did you mean picture?",
+        ),
+        (["chat", "--think", "onn"], "--think onn: choose one of on, off; did you mean on?"),
         (["serve", "--port", "70000"], "the most is 65535"),
         (["serve", "--model", "nosuch"], "--model nosuch"),
         (["serve", "--catalog", "/no/such/file.yaml"], "/no/such/file.yaml"),
@@ -113,6 +120,18 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert started == []
+
+
+def test_a_misspelt_variable_is_named(
+    capsys: Captured, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VLSERVE_APIKEY", "VLSERVE_URL", "VLSERVE_SERVICE_PORT"):  # the latter two are others'
+        monkeypatch.setenv(name, "x")
+    assert main(["serve", "--port", "0"]) == 0
+    assert capsys.readouterr().err == (
+        "vlserve: VLSERVE_APIKEY is no setting; did you mean VLSERVE_API_KEY?\n"
+    )
+    assert len(started) == 1
 
 
 def test_a_port_that_is_taken_is_named(capsys: Captured, started: list[list[str]]) -> None:

@@ -35,6 +35,12 @@ def test_a_text_line_has_time_level_place_and_request() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO registry \[req_77\]: loaded demo", line)
 
 
+def test_a_line_of_gunicorns_does_not_look_like_an_error() -> None:
+    """It calls all of its log "gunicorn.error"."""
+    line = TextFormatter().format(logging.makeLogRecord({"name": "gunicorn.error", "levelname": "INFO"}))
+    assert "INFO gunicorn [" in line
+
+
 def test_outside_of_requests_there_is_a_dash() -> None:
     outside = contextvars.Context()
     assert "[-]: x" in outside.run(TextFormatter().format, record("x"))
