@@ -80,7 +80,11 @@ class Talk:
             self.screen.line(f"error: {failure}")
             if failure.code == "context_length_exceeded" and len(self.messages) > 1:
                 self.screen.line("reset forgets the conversation and makes room")
-            self.messages.pop()  # what was attached stays for the next try
+            elif self.attached and failure.kind[:3] in ("400", "413"):
+                # Most likely for a file: kept, it would spoil the next message as well.
+                self.attached = []
+                self.screen.line("the files are put away; show them again if they were not the reason")
+            self.messages.pop()  # what is still attached goes with the next try
             return False
         if stopped and not any(answer):
             self.messages.pop()

@@ -1,17 +1,21 @@
 """A chat in the terminal, short enough to copy (pip install requests). `python -m app chat` is the whole one.
 
-usage: python examples/api_client_example.py     then a message, /image PATH, /think on, reset, status or quit
+usage: python examples/api_client_example.py
+Type a message, /image PATH, /video PATH, /think on|off, reset, status or quit; Ctrl-C stops an answer.
 """
 
 import base64
 import json
 import os
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import requests
+
+with suppress(ImportError):
+    import readline  # noqa: F401 - input() then has line editing and a history
 
 URL = os.environ.get("VLSERVE_URL", "http://127.0.0.1:8000")
 KEY = {"Authorization": f"Bearer {os.environ['VLSERVE_API_KEY']}"} if "VLSERVE_API_KEY" in os.environ else {}
@@ -44,33 +48,35 @@ def answer(messages: list[dict[str, Any]], thinking: bool) -> str:
     return said
 
 
+def shown(kind: str, path: str) -> dict[str, Any]:
+    """The part of a message that shows a file, an image or a video; its bytes say of what format."""
+    data = base64.b64encode(Path(path).expanduser().read_bytes()).decode()
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{kind}/any;base64,{data}"}}
+
+
 def main() -> None:
     """Read lines until quit."""
     messages: list[dict[str, Any]] = []
-    pictures: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     thinking = False
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return
+    while (line := input("> ").strip()) != "quit":
         word, _, rest = line.partition(" ")
-        if line == "quit":
-            return
         if line == "reset":
-            messages, pictures = [], []
+            messages, files = [], []
         elif line == "status":
             print(requests.get(f"{URL}/status", headers=KEY, timeout=20).json())
         elif word == "/think":
             thinking = rest == "on"
-        elif word == "/image":
-            data = base64.b64encode(Path(rest).expanduser().read_bytes()).decode()
-            pictures.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+        elif word in ("/image", "/video"):
+            try:
+                files.append(shown(word[1:], rest))
+            except OSError as error:
+                print(error)
         elif line:
-            messages.append({"role": "user", "content": [*pictures, {"type": "text", "text": line}]})
+            messages.append({"role": "user", "content": [*files, {"type": "text", "text": line}]})
+            files = []
             if said := answer(messages, thinking):
                 messages.append({"role": "assistant", "content": said})
-                pictures = []
             else:
                 messages.pop()
 
@@ -78,5 +84,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, KeyboardInterrupt) as error:
-        sys.exit(f"{URL}: {error}" if isinstance(error, OSError) else 130)
+    except OSError as error:
+        sys.exit(f"{URL}: {error}")
+    except (EOFError, KeyboardInterrupt):
+        print()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests import clips
 from tests.conftest import ROOT, Server, running, wait_until
 
 CHAT = (sys.executable, "-m", "app", "chat", "--url")
@@ -25,6 +26,16 @@ def test_a_picture_is_described_from_a_pipe(server: Server) -> None:
     assert "red circle" in done.stdout
     assert re.search(r"\[thinking\]\n.+\n\[answer\]\n.*demo model", done.stdout)
     assert "messages   4" in done.stdout
+
+
+def test_a_video_is_described_from_a_pipe(server: Server, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a clip.mp4").write_bytes(clips.video(clips.moving("to the left")))
+    lines = f'/video "{tmp_path}/a clip.mp4"\nWhat happens in this video?\n'
+    done = subprocess.run(
+        [*CHAT, server.url], input=lines, cwd=ROOT, capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "red circle moves to the left" in done.stdout
 
 
 class Terminal:

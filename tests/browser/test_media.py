@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
+from tests import clips
 from tests.browser.conftest import Playground
 from tests.browser.stage import Stage, says
 from tests.conftest import ROOT, Server, scene
@@ -93,6 +94,21 @@ def test_a_video_is_sent_as_one(
     (part,) = stage.asked[-1]["messages"][0]["content"]
     assert part["video_url"]["url"] == f"data:{kind};base64,{base64.b64encode(b'no real video').decode()}"
     expect(playground.page.locator(".question .file")).to_have_text(name)  # chromium cannot show it
+
+
+@pytest.mark.parametrize(("kind", "is_shown"), [("webm", True), ("avi", False)])
+def test_the_model_sees_a_video(
+    open_page: Open, server: Server, tmp_path: pathlib.Path, kind: str, is_shown: bool
+) -> None:
+    """Also one that the browser itself cannot play: its name stands in its place."""
+    path = tmp_path / f"clip.{kind}"
+    path.write_bytes(clips.video(clips.moving("up"), kind))
+    playground = open_page(server.url)
+    playground.page.set_input_files("#files", path)
+    expect(playground.ask("What happens in this video?")).to_contain_text("red circle moves up")
+    expect(playground.page.locator(".question video")).to_have_count(int(is_shown))
+    expect(playground.page.locator(".question .file")).to_have_count(int(not is_shown))
+    assert "of videos" in str(playground.last.locator(".figures").get_attribute("title"))
 
 
 def test_a_broken_video_is_an_error_in_the_servers_words(open_page: Open, server: Server) -> None:

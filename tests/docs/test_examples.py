@@ -9,16 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import clips
 from tests.conftest import ROOT, Server, running
 
 EXAMPLES = ROOT / "examples"
-TALK = "/image docs/scene.png\nWhat is in this picture?\n/think on\nWho are you?\nstatus\nreset\nquit\n"
+LOOK = "/image no/such.png\n/image docs/scene.png\nWhat is in this picture?\n"
+TALK = f"{LOOK}/think on\nWho are you?\nstatus\nreset\nquit\n"
 SAYS = {
     "openai_client.py": r"red circle[^\n]*\n\(\d+ \+ \d+ tokens\)",
     "requests_client.py": r"red circle[^\n]*\n[^\n]*(2|two|Two)",
     "curl.sh": r'demo model[^\n]*\n(.*\n)+data: \[DONE\](.*\n)+.*"response": ?"[^"]*red circle',
     "langchain_client.py": r"red circle[^\n]*\nThing\(colour='\w+', shape='\w+'\)",
-    "api_client_example.py": r"red circle(.*\n)+.*demo model(.*\n)+.*'model_name': 'demo'",
+    "api_client_example.py": r"no/such(.*\n)+.*red circle(.*\n)+.*demo model(.*\n)+.*'model_name': 'demo'",
 }
 KEY = "sk-example-key"
 
@@ -30,13 +32,13 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def run(name: str, server: Server, key: str = "") -> subprocess.CompletedProcess[str]:
+def run(name: str, server: Server, key: str = "", *, typed: str = TALK) -> subprocess.CompletedProcess[str]:
     path = EXAMPLES / name
     command = [str(path)] if path.suffix == ".sh" else [sys.executable, str(path)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")}
     environ |= {"VLSERVE_URL": server.url} | ({"VLSERVE_API_KEY": key} if key else {})
     return subprocess.run(
-        command, input=TALK, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100
+        command, input=typed, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100
     )
 
 
@@ -61,6 +63,14 @@ def test_an_example_sends_its_key(locked: Server, name: str) -> None:
     done = run(name, locked, KEY)
     assert done.returncode == 0, done.stderr
     assert re.search(SAYS[name], done.stdout), done.stdout
+
+
+def test_the_terminal_example_shows_a_video(server: Server, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "clip.avi").write_bytes(clips.video(clips.moving("up"), "avi"))
+    typed = f"/video {tmp_path}/clip.avi\nWhat happens in this video?\nquit\n"
+    done = run("api_client_example.py", server, typed=typed)
+    assert done.returncode == 0, done.stderr
+    assert re.search("red circle moves up", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("name", SAYS)

@@ -194,6 +194,15 @@ def test_a_failed_message_is_forgotten_and_its_picture_stays(
     assert "reset forgets the conversation" in out
 
 
+def test_a_file_that_is_refused_does_not_spoil_the_next_message(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: Captured, picture: pathlib.Path
+) -> None:
+    fake.answers[CHAT] = (400, {"error": {"message": "no picture", "code": "invalid_value"}})
+    assert chat(fake, monkeypatch, f"/image {picture}", "What is it?", "hello") == 1
+    assert [body["messages"][-1]["content"] for body in fake.bodies()][1:] == ["hello"]
+    assert "the files are put away" in capsys.readouterr().out
+
+
 def test_an_interrupted_answer_is_kept_as_far_as_it_came(fake: FakeServer, capsys: Captured) -> None:
     class Interrupts(Screen):
         def write(self, text: str, *, thought: bool = False) -> None:
