@@ -1,12 +1,14 @@
-"""The shipped nginx configuration in front of a server: pacing, uploads, a backend that dies."""
+"""The shipped nginx configuration in front of a server: pace, TLS, silence, uploads, a backend that dies."""
 
 import contextlib
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -17,6 +19,15 @@ from PIL import Image
 from tests.conftest import ROOT, Server, asks, running, scene, wait_until
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+CHATTY = """
+import sys
+from app.routes import sse
+sse.PING_EVERY = 0.2
+from app.__main__ import main
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+"""The server with more comments on idle streams, so that a test need not be silent for long."""
+LONG = {"messages": asks("hello"), "max_tokens": 3900, "ignore_eos": True, "stream": True}
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx)")
 
 
@@ -27,14 +38,19 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def nginx(folder: pathlib.Path, server: Server) -> Iterator[str]:
+def nginx(folder: pathlib.Path, server: Server, *others: tuple[str, str], tls: bool = False) -> Iterator[str]:
     """deploy/nginx.conf with other ports, in the foreground and as this user; yields its address."""
     port = free_port()
     site = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
-    for old, new in (
-        ("listen 8080;", f"listen 127.0.0.1:{port};"),
-        ("127.0.0.1:8000", server.url.removeprefix("http://")),
-    ):
+    changes = [("127.0.0.1:8000", server.url.removeprefix("http://")), *others]
+    if tls:  # as the comments say
+        site = site.replace("# ssl_", "ssl_").replace("    listen 8080;\n", "")
+        name = "/etc/letsencrypt/live/llm.example.org/"
+        changes += [(f"{name}fullchain.pem", f"{folder}/cert"), (f"{name}privkey.pem", f"{folder}/key")]
+        changes.append(("# listen 443 ssl", f"listen 127.0.0.1:{port} ssl"))
+    else:
+        changes.append(("listen 8080;", f"listen 127.0.0.1:{port};"))
+    for old, new in changes:
         assert site.count(old) == 1, old
         site = site.replace(old, new)
     (folder / "site.conf").write_text(site)
@@ -49,14 +65,19 @@ def nginx(folder: pathlib.Path, server: Server) -> Iterator[str]:
     )
     assert NGINX is not None
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")])
-    url = f"http://127.0.0.1:{port}"
+    url = f"http{'s' * tls}://127.0.0.1:{port}"
     try:
-        wait_until(lambda: process.poll() is not None or answers(url), 30)
+        wait_until(lambda: process.poll() is not None or is_open(port), 30)
         assert process.poll() is None, (folder / "error.log").read_text()
         yield url
     finally:
         process.terminate()
         process.wait(20)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:
@@ -70,17 +91,35 @@ def answers(url: str) -> bool:
 def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
     """A server with the demo model, loaded, and the address of an nginx in front of it."""
     # nginx passes a name on that is not this machine's, which a server without keys would refuse.
-    with running(tmp_path_factory.mktemp("server"), "--disable-api-auth") as server:
+    flags, command = ("--disable-api-auth", "--max-concurrent", "1"), (sys.executable, "-c", CHATTY)
+    with running(tmp_path_factory.mktemp("server"), *flags, command=command) as server:
         server.post("/v1/chat/completions", {"messages": asks("hello"), "max_tokens": 2})
         with nginx(tmp_path_factory.mktemp("nginx"), server) as url:
             yield server, url
 
 
 def test_tokens_come_through_one_by_one(behind: tuple[Server, str]) -> None:
-    _, url = behind
-    body = {"messages": asks("hello"), "max_tokens": 60, "ignore_eos": True, "stream": True}
+    hold_pace(behind[1])
+
+
+def test_they_do_with_tls(behind: tuple[Server, str], tmp_path: pathlib.Path) -> None:
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=x -addext"
+    command = f"{make} subjectAltName=IP:127.0.0.1"
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True, capture_output=True)
+    with nginx(tmp_path, behind[0], tls=True) as url:
+        hold_pace(url, str(tmp_path / "cert"))
+
+
+def hold_pace(url: str, certificate: str | None = None) -> None:
+    """Ask for a stream: its events must come as they are made."""
     seen: list[tuple[float, int]] = []
-    with requests.post(f"{url}/v1/chat/completions", json=body, stream=True, timeout=60) as answer:
+    with requests.post(
+        f"{url}/v1/chat/completions",
+        json=LONG | {"max_tokens": 60},
+        stream=True,
+        timeout=60,
+        verify=certificate,
+    ) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         for block in answer.iter_content(None):
             seen.append((time.monotonic(), block.count(b"data: ")))
@@ -88,6 +127,24 @@ def test_tokens_come_through_one_by_one(behind: tuple[Server, str]) -> None:
     assert len(seen) > 20, seen
     assert max(count for _, count in seen) <= 20, "events were held back"
     assert arrived[len(arrived) // 2] - arrived[0] > 0.2 * (arrived[-1] - arrived[0])
+
+
+def test_a_stream_that_waits_for_its_turn_outlasts_the_proxys_patience(
+    behind: tuple[Server, str], tmp_path: pathlib.Path
+) -> None:
+    server, _ = behind
+    impatient = ("proxy_read_timeout 620s;", "proxy_read_timeout 1s;")
+    path = "/v1/chat/completions"
+    with nginx(tmp_path, server, impatient) as url, requests.Session() as clients:
+        with clients.post(server.url + path, json=LONG, stream=True, timeout=60) as first:
+            next(first.iter_content(None))
+            waiting = clients.post(url + path, json=LONG | {"max_tokens": 5}, stream=True, timeout=60)
+            lines = waiting.iter_lines()
+            pings = 0
+            while pings < 8:  # two seconds or more
+                pings += next(lines) == b": ping"
+        with waiting:
+            assert b"data: [DONE]" in list(lines)
 
 
 def test_a_large_picture_is_seen_and_a_larger_body_gets_our_own_error(behind: tuple[Server, str]) -> None:
@@ -104,8 +161,7 @@ def test_a_large_picture_is_seen_and_a_larger_body_gets_our_own_error(behind: tu
 
 def test_a_client_that_leaves_nginx_stops_its_generation(behind: tuple[Server, str]) -> None:
     server, url = behind
-    body = {"messages": asks("hello"), "max_tokens": 3900, "ignore_eos": True, "stream": True}
-    with requests.post(f"{url}/v1/chat/completions", json=body, stream=True, timeout=60) as answer:
+    with requests.post(f"{url}/v1/chat/completions", json=LONG, stream=True, timeout=60) as answer:
         next(answer.iter_content(None))
         assert server.details()["running"] == 1
     wait_until(lambda: server.details()["running"] == 0)
