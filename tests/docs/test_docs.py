@@ -1,15 +1,18 @@
 """The documents: their examples run, their tables are those of the code, their links lead somewhere."""
 
+import argparse
 import ctypes
 import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from app import create_app
+from app import create_app, settings
+from app.bench.command import _parser
 from app.engine import bmrt
 from app.settings import Settings
 from tests import node_client
@@ -101,6 +104,25 @@ def test_curl_examples_run(server: Server) -> None:
         assert done.returncode == 0, done.stderr
         assert re.search('"(choices|response)"', done.stdout), done.stdout
         assert '"error"' not in done.stdout
+
+
+def test_flags_that_the_migration_notes_promise_are_taken() -> None:
+    """Ours in the right column, theirs on the left where the right says that they are taken."""
+    text = (ROOT / "docs" / "migrate.md").read_text(encoding="utf-8")
+    known = {name.replace("_", "-") for command in (settings.parser(), _parser()) for name in _flags(command)}
+    promised = []
+    for there, here in re.findall(r"^\| (.+?) \| (.+) \|$", text, re.MULTILINE):
+        promised += re.findall(r"`(--?[a-z_-]+)", here)
+        if re.search(r"\btaken\b|^the same|with the same:", here):
+            promised += [
+                flag for code in re.findall("`(.+?)`", there) for flag in code.split() if flag[0] == "-"
+            ]
+    assert len(promised) > 40
+    assert {flag for flag in promised if flag.replace("_", "-") not in known} == set()
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterable[str]:
+    return parser._option_string_actions
 
 
 TPU_ROW = re.compile(r"^\| `(bm\w+)` \| `([^|]*?)\((.*)\)` \| `(\w+\.py)` \| yes", re.MULTILINE)
