@@ -4,8 +4,10 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from app.engine.registry import Lease, ModelRegistry
@@ -30,14 +32,17 @@ from app.services.meter import Meter
 from app.services.output import ChoiceOutput, Delta, joined
 from app.services.thinking import ThinkingParser
 from app.services.tools import ToolParser
-from app.services.watch import WATCH_EVERY, Watch
+from app.services.watch import WATCH_EVERY, Watch, done_by
 from app.services.wire import ChatWire, Choice, Head, TextWire, Usage, error
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 PREPARING = 4
-"""Requests whose pictures are unpacked at once, and whose prompts are encoded: each may take a gigabyte."""
+"""Requests whose pictures are unpacked at once, and whose prompts are encoded: each may take a gigabyte. The
+latter in threads of their own: torch gives each thread that computes a helper for every core, for good, and a
+server has a hundred threads for requests.
+"""
 
 
 class Completions:
@@ -52,7 +57,7 @@ class Completions:
         self._timeout = settings.request_timeout
         self.media = Media(settings)
         self._decoding = threading.BoundedSemaphore(PREPARING)
-        self._preparing = threading.BoundedSemaphore(PREPARING)
+        self._preparing = ThreadPoolExecutor(PREPARING, "prepare")
 
     def busy(self) -> tuple[int, int]:
         """How many answers run and how many wait, also for a model to load or for their session's turn."""
@@ -87,9 +92,8 @@ class Completions:
             with self.media.read(_messages(request), watch) as media:
                 lease = self._registry.get(request.model, watch=watch)
                 resolved, prepared = self._resolved(request, media, lease.engine, watch)
-            with _turn(self._preparing, watch):
-                generation = lease.engine.submit(*resolved)
-                ticket.submitted()
+            generation = done_by(self._preparing, partial(lease.engine.submit, *resolved), watch)
+            ticket.submitted()
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -112,8 +116,7 @@ class Completions:
             engine = lease.engine
             (resolved,), _ = self._resolved(request, media, engine, watch)
             try:
-                with _turn(self._preparing, watch):
-                    ids = engine.tokenize(resolved)
+                ids = done_by(self._preparing, partial(engine.tokenize, resolved), watch)
             except InvalidRequest as error:
                 if error.code != "empty_prompt":
                     raise

@@ -1,10 +1,15 @@
 """A request's clock and its client: whoever waits or computes for long asks whether to go on."""
 
+import contextvars
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, wait
+from typing import TypeVar
 
 from app.errors import ClientLeft, RequestTimeout
 from app.services.drain import Drain
+
+T = TypeVar("T")
 
 WATCH_EVERY = 0.25
 """Seconds between two looks at the clock and at the client."""
@@ -33,3 +38,18 @@ class Watch:
         self._drain.end_late()
         if self._client_left():
             raise ClientLeft
+
+
+def done_by(threads: Executor, work: Callable[[], T], watch: Callable[[], None]) -> T:
+    """What the work returns or raises, done by one of these threads; raises what `watch` does while it waits
+    for one. Work that has begun is waited for: whoever goes on with it looks again.
+    """
+    future = threads.submit(contextvars.copy_context().run, work)
+    while not future.done():
+        wait((future,), WATCH_EVERY)
+        try:
+            watch()
+        except Exception:
+            if future.cancel():
+                raise
+    return future.result()

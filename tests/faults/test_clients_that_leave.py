@@ -34,7 +34,7 @@ def open_stream(url: str, body: dict[str, Any]) -> socket.socket:
     """A connection on which the request has been sent and nothing was read."""
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=30)
-    data = json.dumps(body | {"stream": True}).encode()
+    data = json.dumps({"stream": True} | body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return connection
@@ -90,17 +90,22 @@ def test_no_thread_is_left_over(endless: pathlib.Path) -> None:
     try:
         requests.post(f"{url}/v1/chat/completions", json=LONG | {"max_tokens": 2}, timeout=60)
         wait_until(lambda: not generating())
-        before = set(threading.enumerate())
+        before = passing()
         streams = [open_stream(url, LONG) for _ in range(50)]
         wait_until(lambda: len(generating()) > 40)
         read_token(streams[0])
         for stream in streams:
             reset(stream)
-        wait_until(lambda: set(threading.enumerate()) <= before, 60)
+        wait_until(lambda: passing() <= before, 60)
     finally:
         web.shutdown()
         web.server_close()
         app.extensions["registry"].close()
+
+
+def passing() -> set[threading.Thread]:
+    """All threads but the few that stay to prepare prompts."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("prepare_")}
 
 
 def generating() -> list[threading.Thread]:
@@ -140,6 +145,15 @@ def test_a_client_that_waits_for_a_whole_answer_and_leaves_stops_it(small: Serve
     wait_until(lambda: small.details()["running"] == 1)
     connection.close()
     wait_until(lambda: is_idle(small), 10)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_shuts_its_sending_half_down_counts_as_gone(small: Server, stream: bool) -> None:
+    with open_stream(small.url, LONG | {"stream": stream}) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):  # until its end, which may not keep one waiting
+            pass
+    wait_until(lambda: is_idle(small))
 
 
 def test_more_than_run_and_wait_are_refused_at_once(small: Server) -> None:
