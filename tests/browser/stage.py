@@ -1,5 +1,6 @@
 """A server between the page and vlserve: it passes everything on, but plays a script where a test has one."""
 
+import functools
 import http.server
 import json
 import socket
@@ -71,12 +72,21 @@ def served(behind: str) -> Iterator[Stage]:
         http_server.server_close()
 
 
+@functools.cache
+def page_file(url: str) -> requests.Response:
+    """A file of the page, which does not change while tests run: each of them loads all."""
+    return requests.get(url, timeout=20)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers one request; `stage` is set by `serve`."""
 
     stage: Stage
 
     def do_GET(self) -> None:
+        if self.path.startswith("/playground/"):
+            self._pass_on(page_file(self.stage.behind + self.path))
+            return
         self._pass_on(requests.get(self.stage.behind + self.path, headers=self._headers(), timeout=20))
 
     def do_POST(self) -> None:

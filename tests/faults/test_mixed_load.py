@@ -1,4 +1,4 @@
-"""The soak of benchmarks/, short: mixed load with faults leaves nothing behind and gets no 5xx."""
+"""The soak of benchmarks/, short: mixed load with faults leaves nothing behind and gets no wrong answer."""
 
 import re
 import subprocess
@@ -8,10 +8,10 @@ from tests.conftest import ROOT
 
 
 def test_a_short_soak_loses_nothing() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--seconds", "30", "--clients", "6"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert re.search(r"^5xx +0 +0$", done.stdout, re.MULTILINE), done.stdout + done.stderr
-    assert re.search(r"^places taken +0 +0$", done.stdout, re.MULTILINE), done.stdout
-    assert "wrong:" not in done.stdout, done.stdout
-    # Threads and memory are level only after a longer warm-up than this one.
+    command = [sys.executable, str(ROOT / "benchmarks" / "soak.py"), "--seconds", "20", "--clients", "6"]
+    # Allocators are not level as soon as everything else is.
+    done = subprocess.run([*command, "--memory", "160"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lost: nothing" in done.stdout
+    assert re.search(r"^5xx +0 +0$", done.stdout, re.MULTILINE), done.stdout
     assert "exit code of the server: 0" in done.stdout
