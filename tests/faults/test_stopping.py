@@ -22,8 +22,8 @@ HELLO: dict[str, Any] = {
     "stream": True,
 }
 STREAMS = 32
-LONG = 3900
-"""Tokens that the demo model, which has more room than tiny ones, needs a long time for."""
+LONG = 15000
+"""Tokens, for which even a tiny model needs a long time."""
 
 
 class Stream(threading.Thread):
@@ -78,13 +78,13 @@ def ready(session: requests.Session, server: Server) -> requests.Response:
 
 @pytest.fixture
 def start(
-    tmp_path: pathlib.Path, tiny: Callable[[str], pathlib.Path]
+    tmp_path: pathlib.Path, endless: pathlib.Path
 ) -> Callable[..., contextlib.AbstractContextManager[Server]]:
-    """A server, its model loaded: a tiny one, or the demo model where a stream must be long."""
+    """A server, its model loaded."""
 
     @contextlib.contextmanager
-    def started(*flags: str, model: str = "") -> Iterator[Server]:
-        with running(tmp_path, "--model", model or str(tiny("qwen2")), *flags) as server:
+    def started(*flags: str) -> Iterator[Server]:
+        with running(tmp_path, "--model", str(endless), *flags) as server:
             server.post("/v1/chat/completions", HELLO | {"stream": False, "max_tokens": 2})
             yield server
 
@@ -114,7 +114,7 @@ def test_a_stop_lets_32_streams_finish_and_refuses_others(start: Any) -> None:
 
 def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any) -> None:
     """And clients that read nothing do not hold up the end."""
-    with start("--drain-timeout", "2", model="demo") as server, contextlib.ExitStack() as others:
+    with start("--drain-timeout", "2") as server, contextlib.ExitStack() as others:
         for _ in range(4):
             others.enter_context(unread(server, LONG))
         streams = open_streams(server, 4, LONG)
@@ -152,10 +152,11 @@ def unread(server: Server, tokens: int) -> socket.socket:
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def lasting(tmp_path_factory: pytest.TempPathFactory, endless: pathlib.Path) -> Iterator[Server]:
     """A server that outlives what its workers meet."""
     # The time for a drain does not count when it reloads.
-    with running(tmp_path_factory.mktemp("lasting"), "--drain-timeout", "1") as server:
+    flags = ("--model", str(endless), "--drain-timeout", "1")
+    with running(tmp_path_factory.mktemp("lasting"), *flags) as server:
         server.post("/v1/chat/completions", HELLO | {"stream": False, "max_tokens": 2})
         yield server
 
@@ -175,9 +176,7 @@ def test_a_reload_loses_none_of_32_streams_and_serves_meanwhile(lasting: Server)
     assert lasting.process.poll() is None
 
 
-def test_a_reload_of_what_cannot_be_is_refused(
-    tmp_path: pathlib.Path, tiny: Callable[[str], pathlib.Path]
-) -> None:
+def test_a_reload_of_what_cannot_be_is_refused(tmp_path: pathlib.Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("one-key\n")
     with running(tmp_path, "--api-keys-file", str(keys)) as server:
