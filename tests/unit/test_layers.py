@@ -1,6 +1,7 @@
 """The layers: who imports whom, what stays out of the start, and how large a file may be."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def at_start(tree: ast.Module) -> set[str]:
     return {name.partition(".")[0] for name in imports(ast.Module(outside, []))}
 
 
+@functools.cache
 def ours(name: str) -> set[str]:
     """Modules of the project that a file imports, without the leading app."""
     return {found.removeprefix("app.") for found in imports(TREES[name]) if found.split(".")[0] == "app"}
