@@ -133,17 +133,22 @@ def test_a_stream_that_waits_for_its_turn_outlasts_the_proxys_patience(
     behind: tuple[Server, str], tmp_path: pathlib.Path
 ) -> None:
     server, _ = behind
-    impatient = ("proxy_read_timeout 620s;", "proxy_read_timeout 1s;")
+    impatient = ("proxy_read_timeout 620s;", "proxy_read_timeout 3s;")
     path = "/v1/chat/completions"
-    with nginx(tmp_path, server, impatient) as url, requests.Session() as clients:
-        with clients.post(server.url + path, json=LONG, stream=True, timeout=60) as first:
-            next(first.iter_content(None))
-            waiting = clients.post(url + path, json=LONG | {"max_tokens": 5}, stream=True, timeout=60)
+    with (
+        nginx(tmp_path, server, impatient) as url,
+        requests.post(server.url + path, json=LONG, stream=True, timeout=60) as first,
+    ):
+        blocks = first.iter_content(None)  # the connection is closed with it
+        next(blocks)
+        wait_until(lambda: server.details()["running"] == 1)
+        with requests.post(url + path, json=LONG | {"max_tokens": 5}, stream=True, timeout=60) as waiting:
+            assert waiting.status_code == 200, waiting.text
             lines = waiting.iter_lines()
             pings = 0
-            while pings < 8:  # two seconds or more
+            while pings < 16:  # four seconds or more
                 pings += next(lines) == b": ping"
-        with waiting:
+            first.close()
             assert b"data: [DONE]" in list(lines)
 
 
@@ -162,8 +167,9 @@ def test_a_large_picture_is_seen_and_a_larger_body_gets_our_own_error(behind: tu
 def test_a_client_that_leaves_nginx_stops_its_generation(behind: tuple[Server, str]) -> None:
     server, url = behind
     with requests.post(f"{url}/v1/chat/completions", json=LONG, stream=True, timeout=60) as answer:
-        next(answer.iter_content(None))
-        assert server.details()["running"] == 1
+        blocks = answer.iter_content(None)  # the connection is closed with it
+        next(blocks)
+        wait_until(lambda: server.details()["running"] == 1)
     wait_until(lambda: server.details()["running"] == 0)
 
 
