@@ -1,4 +1,4 @@
-"""1200 short requests, with clients that leave and generations that fail: afterwards nothing is left."""
+"""2000 short requests, with clients that leave and generations that fail: afterwards nothing is left."""
 
 import random
 import threading
@@ -10,7 +10,7 @@ import requests
 
 from tests.conftest import Server, wait_until
 
-REQUESTS, AT_ONCE = 1200, 16
+REQUESTS, AT_ONCE = 2000, 16
 FAULTS = {77: 500, 78: 500, 79: 503, 80: 500}
 """How many tokens make the model fail, and with which status."""
 SETTLED = 300
@@ -49,7 +49,7 @@ def one(server: Server, rng: random.Random, usual: dict[tuple[str, int], str]) -
 
 
 @pytest.mark.timeout(300)
-def test_after_1200_requests_nothing_is_left(faulty: Server) -> None:
+def test_after_2000_requests_nothing_is_left(faulty: Server) -> None:
     usual = {
         (question, tokens): text(post(faulty, question, {"max_tokens": tokens}))
         for question in QUESTIONS
