@@ -139,7 +139,7 @@ class BatchLoop:
                 self._admit()
                 if self._rows:
                     self._step()
-            except Exception as error:
+            except BaseException as error:  # a library's panic is no Exception, and nobody may wait for ever
                 log.exception("the batch loop failed")
                 for row in list(self._rows):
                     self._retire(row, error)
@@ -217,7 +217,10 @@ class BatchLoop:
         due = sorted((row for row in self._rows if not row.left()), key=lambda row: row.done)
         starting: list[tuple[Row, int]] = []
         budget = SHARED_CHUNK if due else CHUNK
-        begun = sorted((row for row in self._rows if row.left()), key=Row.left)
+        begun = [row for row in self._rows if row.left()]
+        begun[1:] = sorted(
+            begun[1:], key=Row.left
+        )  # the one that came first has its share, however long it is
         for place, row in enumerate(begun):  # what a short one leaves of its share is the next one's
             share = max(LEAST_CHUNK, budget // (len(begun) - place))
             if count := min(row.left(), share, budget):
@@ -273,8 +276,10 @@ class BatchLoop:
             row.sampler.advance()
         for row in due:
             row.done += 1
+            row.extent.written = row.done
         for row, count in starting:
             row.done += count
+            row.extent.written = row.done
             row.extent.keys = row.keys[: row.done]
         for row, token in zip(drawing, tokens, strict=True):
             error = errors.get(row) or (numerical_error() if token is None else None)
@@ -284,9 +289,9 @@ class BatchLoop:
                 self._hand_over(row, token, logits)
 
     @staticmethod
-    def _process(rows: list[Row], logits: torch.Tensor) -> dict[Row, Exception]:
+    def _process(rows: list[Row], logits: torch.Tensor) -> dict[Row, BaseException]:
         """Run the rows' own logits processors over logits (rows, vocabulary); what they raised, by row."""
-        errors: dict[Row, Exception] = {}
+        errors: dict[Row, BaseException] = {}
         for index, row in enumerate(rows):
             try:
                 if row.processors:
@@ -294,7 +299,7 @@ class BatchLoop:
                     for processor in row.processors:
                         scores = processor(row.ids(), scores)
                     logits[index] = scores[0]
-            except Exception as error:
+            except BaseException as error:  # a grammar library's panic, too, is its row's alone
                 errors[row] = error
         return errors
 

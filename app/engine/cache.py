@@ -26,13 +26,15 @@ and the other one can still be gone on with.
 class Extent:
     """Tokens `start … start + size` of the arena; the first `len(keys)` of them hold a known prefix.
 
-    `keys` (tokens,) has a number for each token that is equal only where the token's input is.
+    `keys` (tokens,) has a number for each token that is equal only where the token's input is. `written` of a
+    running one's tokens hold anything.
     """
 
     start: int
     size: int
     keys: torch.Tensor = field(repr=False)
     live: bool = True
+    written: int = 0
 
 
 class KVCache:
@@ -73,7 +75,7 @@ class KVCache:
         if source is not None and known:
             taken = self.store[:, source.start : source.start + known]
             self.store[:, extent.start : extent.start + known] = taken
-            extent.keys = keys[:known]
+            extent.keys, extent.written = keys[:known], known
             if not source.live:  # it was of use just now
                 self._retired.remove(source)
                 self._retired.append(source)
@@ -128,7 +130,7 @@ class KVCache:
 
     def _taken_over(self, extent: Extent, known: torch.Tensor, tokens: int) -> tuple[Extent, int]:
         """A retired extent as the room of a sequence that goes on with it."""
-        extent.live, extent.keys = True, known
+        extent.live, extent.keys, extent.written = True, known, len(known)
         self._retired.remove(extent)
         self._forget(extent.start, extent.start + tokens)
         extent.size = tokens
@@ -188,9 +190,12 @@ class KVCache:
         return start
 
     def _move(self, extent: Extent, start: int) -> None:
-        """Move an extent down the arena, layer by layer: the two places may overlap."""
+        """Move what an extent holds down the arena, layer by layer: the two places may overlap."""
+        count = extent.written
+        between = torch.empty_like(self.store[0, :count])  # before anything is moved: there may be no memory
         for layer in self.store:
-            layer[start : start + extent.size] = layer[extent.start : extent.start + extent.size].clone()
+            between.copy_(layer[extent.start : extent.start + count])
+            layer[start : start + count].copy_(between)
         extent.start = start
 
     def _place(self, start: int, tokens: int) -> Extent:

@@ -236,6 +236,11 @@ def input_dtype(product: nn.Module, tokens: int) -> torch.dtype:
     return torch.as_tensor(product.weight).dtype
 
 
+def rounds(model: nn.Module) -> bool:
+    """Whether products of its round what they multiply, to int8."""
+    return any(isinstance(module, Int8Linear) for module in model.modules())
+
+
 def packed_bytes(model: nn.Module) -> int:
     """Bytes of the weights that are no parameters any more."""
     return sum(layer.bytes for layer in model.modules() if isinstance(layer, _Packed))

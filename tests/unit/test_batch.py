@@ -346,6 +346,31 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_computed(make: Any) -
     assert max(together) < 401
 
 
+def test_a_long_prompt_is_computed_beside_short_ones_that_go_on_coming(model: Any, make: Any) -> None:
+    bench = make(max_rows=6)
+    order: list[Stream] = []
+
+    class Noted(Stream):
+        def put(self, value: torch.Tensor) -> None:
+            order.append(self)
+            super().put(value)
+
+    first = Stream()
+    first.gate.clear()
+    bench.decode([3, 4], 500, first)
+    wait_until(lambda: bench.loop.count() == (1, 0))
+    long = [7, *(3 + place % 90 for place in range(400))]
+    job = bench.decode(long, 1, Noted())
+    wait_until(lambda: bench.loop.count() == (1, 1))
+    shorts = [bench.decode([9, number, *range(5, 100)], 1, Noted()) for number in range(60)]
+    wait_until(lambda: bench.loop.count() == (1, 61))
+    first.cancelled = True
+    first.gate.set()
+    assert job.tokens() == alone(model, long, 1)
+    assert all(len(short.tokens()) == 1 for short in shorts)
+    assert order.index(job.stream) < 50
+
+
 class Slow:
     """In place of an embedder's `prompt`: five layers, before each of which it may stop."""
 

@@ -30,6 +30,7 @@ def reserve(some: KVCache, wanted: torch.Tensor, tokens: int) -> tuple[Extent, i
     assert place is not None
     extent, _ = place
     some.store[0, extent.start : extent.start + len(wanted), 0, 0] = wanted.float()
+    extent.written = len(wanted)
     return place
 
 
@@ -199,7 +200,7 @@ def test_extents_never_overlap_and_known_tokens_hold_what_was_written(seed: int)
         extent, known = place
         assert held(some, extent, known) == wanted[:known].tolist()
         some.store[0, extent.start : extent.start + len(wanted), 0, 0] = wanted.float()
-        extent.keys = wanted
+        extent.keys, extent.written = wanted, len(wanted)
         running.append((extent, wanted))
         spans = sorted((one.start, one.start + one.size) for one, _ in running)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
