@@ -68,7 +68,9 @@ class TransformersEngine(LanguageEngine):
             self._limit = f"The KV cache has room for {room} tokens, see --kv-cache-gb"
         self._model = model
         self._loop = loop
-        self._turns = Turns(max_concurrent)
+        # With a loop these are for the scores of prompts alone.
+        self._turns = Turns(max_concurrent if loop is None else 1)
+        self._lost: str | None = None
 
     def is_batched(self) -> bool:
         """Whether all streams are computed together."""
@@ -76,7 +78,17 @@ class TransformersEngine(LanguageEngine):
 
     def busy(self) -> tuple[int, int]:
         """Running and waiting generations."""
-        return self._turns.count() if self._loop is None else self._loop.count()
+        running, waiting = self._turns.count()
+        batched = (0, 0) if self._loop is None else self._loop.count()
+        return running + batched[0], waiting + batched[1]
+
+    def fault(self) -> str | None:
+        """Why its device never computes again in this process."""
+        return self._lost
+
+    def is_lost(self) -> bool:
+        """Whether only a new process can compute again."""
+        return self._lost is not None
 
     def memory_bytes(self) -> int:
         """Bytes of the weights."""
@@ -106,7 +118,9 @@ class TransformersEngine(LanguageEngine):
             threading.Thread(target=self._run, args=(work,), name="generate", daemon=True).start()
 
     def _wake(self) -> None:
-        (self._turns if self._loop is None else self._loop).wake()
+        self._turns.wake()
+        if self._loop is not None:
+            self._loop.wake()
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs on the model's device, pixels in the model's number format."""
@@ -125,7 +139,7 @@ class TransformersEngine(LanguageEngine):
         ids: torch.Tensor | None = None
         try:
             if work.first and work.request.score_prompt:
-                stream.prompt_logprobs = self._score(work)
+                stream.prompt_logprobs = self._scored(work)
             if work.request.max_tokens == 0:
                 pass
             elif self._loop is not None:
@@ -146,6 +160,8 @@ class TransformersEngine(LanguageEngine):
         except BaseException as unknown:
             log.exception("generate() failed")
             error = _explained(unknown)
+            if "CUDA error" in str(unknown):  # its context is broken for good
+                self._lost = f"The device has failed ({type(unknown).__name__})."
         if error is not None:
             # Outside of the except blocks: a traceback would keep the request's tensors alive.
             stream.fail(error.with_traceback(None))
@@ -174,6 +190,11 @@ class TransformersEngine(LanguageEngine):
                 **options,
             )
         return ids
+
+    def _scored(self, work: Work) -> tuple[Logprobs | None, ...]:
+        """The same as `_score`, one prompt at a time; nothing if the client leaves before its turn."""
+        with self._turns.turn(work.stream.is_cancelled) as mine:
+            return self._score(work) if mine else ()
 
     @torch.inference_mode()
     def _score(self, work: Work) -> tuple[Logprobs | None, ...]:

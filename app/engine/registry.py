@@ -121,6 +121,10 @@ class ModelRegistry:
         with self._lock:
             return [entry.engine for entry in self._entries.values() if entry.engine is not None]
 
+    def is_lost(self) -> bool:
+        """Whether a model's device has failed for good."""
+        return any(engine.is_lost() for engine in self.engines())
+
     def busy(self) -> tuple[int, int]:
         """How many generations run and how many wait, of all models."""
         counts = [engine.busy() for engine in self.engines()]

@@ -96,6 +96,10 @@ class LanguageEngine(ABC):
         """What keeps the device from computing; None while nothing does."""
         return None
 
+    def is_lost(self) -> bool:
+        """Whether only a new process can compute again."""
+        return False
+
     @abstractmethod
     def _begin(self, works: Sequence[Work]) -> None:
         """Start to compute them, in this order; what comes goes into their streams."""

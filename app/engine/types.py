@@ -340,5 +340,8 @@ class Engine(Protocol):
     def fault(self) -> str | None:
         """Why it cannot compute just now, though it is loaded; None while it can."""
 
+    def is_lost(self) -> bool:
+        """Whether only a new process can compute again."""
+
     def close(self) -> None:
         """Free the model; called when nothing runs on it any more."""

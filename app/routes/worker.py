@@ -111,7 +111,12 @@ class Worker(ThreadWorker):
         """The main thread's every second or less."""
         super().notify()
         self._readings.end_late(self.cfg.threads)
-        if self.alive or (app := self._app()) is None:
+        if (app := self._app()) is None:
+            return
+        if self.alive and app.extensions["registry"].is_lost():
+            log.critical("a device has failed for good: this worker ends, and another one takes its place")
+            self.alive = False
+        if self.alive:
             return
         self._drain()  # a stop may come while the end of a reload is waited for
         if app.extensions["completions"].inside() == 0:

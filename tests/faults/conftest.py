@@ -17,7 +17,9 @@ _generate = {name}.generate
 
 
 def _faulty(self, *args, **options):
-    """Fails as the number of tokens asked for says: 77 at once, 78 after three, 79 out of memory, 80 NaN."""
+    """Fails as the number of tokens asked for says: 77 at once, 78 after three, 79 out of memory, 80 NaN,
+    81 with a device that is lost.
+    """
     asked = options["generation_config"].max_new_tokens
     seen = []
 
@@ -27,6 +29,8 @@ def _faulty(self, *args, **options):
             raise RuntimeError('a "quoted"\\nsecret with \\u2028 in /some/path')
         if asked == 79:
             raise torch.OutOfMemoryError("no memory")
+        if asked == 81:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         return scores * float("nan") if asked == 80 else scores
 
     options["logits_processor"] = [processor, *options["logits_processor"]]

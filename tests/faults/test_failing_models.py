@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+import requests
 
 from tests.conftest import Server, running, wait_until
 
@@ -123,6 +124,23 @@ def test_a_repaired_folder_loads_without_a_restart(
         "/v1/chat/completions", {"model": "broken_config", "messages": HELLO, "max_tokens": 3}
     )
     assert answer.ok, answer.text
+
+
+def test_a_device_that_is_lost_is_told_and_the_process_replaced(faulty: Server) -> None:
+    assert faulty.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 3}).ok
+    worker = faulty.worker()
+    answer = faulty.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 81})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "generation_failed")
+
+    def answers() -> bool:
+        try:
+            return faulty.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 3}).ok
+        except requests.ConnectionError:
+            return False
+
+    wait_until(lambda: faulty.worker() != worker, 30)
+    wait_until(answers, 30)
+    assert "a device has failed for good" in faulty.log
 
 
 def test_twenty_first_requests_load_a_model_once(

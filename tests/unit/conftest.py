@@ -140,6 +140,9 @@ class ScriptedEngine:
     def detokenize(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
 
+    def is_lost(self) -> bool:
+        return False
+
     def fault(self) -> str | None:
         return self.broken
 

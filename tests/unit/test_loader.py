@@ -544,7 +544,7 @@ def test_a_kv_cache_without_room_for_a_token_is_no_memory(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen3_vl"])
 def test_int8_loads_and_answers_in_the_batch(tiny: Tiny, family: str) -> None:
-    engine = load(replace(spec_of(tiny(family)), quantization="int8"))
+    engine: Any = load(replace(spec_of(tiny(family)), quantization="int8"))
     assert engine.is_batched()
     request = GenerationRequest((Message("user", (TextPart("hello"),)),), Sampling(temperature=0.0), 5)
     assert len([event for event in engine.submit(request) if isinstance(event, Token)]) in range(1, 6)
