@@ -62,7 +62,12 @@ class Terminal:
 
     def sees(self, text: str, seconds: float = 30.0) -> None:
         """Wait until the text is shown; what was shown before it is passed over."""
-        wait_until(lambda: self._look() and text in self.shown, seconds)
+        try:
+            wait_until(lambda: self._look() and text in self.shown, seconds)
+        except AssertionError:
+            raise AssertionError(
+                f"no {text!r} in {len(self.shown)} characters: {self.shown[-300:]!r}"
+            ) from None
         self.shown = self.shown.partition(text)[2]
 
     def _look(self) -> bool:

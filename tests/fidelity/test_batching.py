@@ -92,7 +92,6 @@ def engine(
     family: str, tiny: Callable[[str], pathlib.Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch, remote_code_in(tmp_path_factory.mktemp("code")):
-        patch.delenv("OMP_NUM_THREADS", raising=False)  # products are divided among threads, as at a user's
         patch.setattr(batch, "CHUNK", 37)
         patch.setattr(batch, "SHARED_CHUNK", 23)
         patch.setattr(batch, "SEEING", 0.0)
