@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -52,10 +53,15 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             env=os.environ | {"XDG_STATE_HOME": str(home), "TERM": "xterm"},
-            preexec_fn=lambda: os.login_tty(0),  # so that Ctrl-C is a signal
+            preexec_fn=self._at_a_terminal,
         )
         os.close(theirs)
         os.set_blocking(ours, False)
+
+    @staticmethod
+    def _at_a_terminal() -> None:
+        os.login_tty(0)  # so that Ctrl-C is a signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
