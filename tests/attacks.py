@@ -184,9 +184,19 @@ SERVERS = [
         Attack(
             f"http://127.0.0.1:{{web}}{path}", "media_download_failed", f"The URL's server answered {status}."
         )
-        for path, status in (("/missing.png", 404), ("/status/500", 500), ("/status/204", 204))
+        for path, status in (
+            ("/missing.png", 404),
+            ("/endless-error/", 404),
+            ("/status/500", 500),
+            ("/status/204", 204),
+        )
     ),
     *_all(LOST, "http://127.0.0.1:{web}/loop/0", "http://127.0.0.1:{web}/circle"),
+    *_all(
+        UNKNOWN,
+        "http://127.0.0.1:{web}/zipped-redirect//html",
+        "http://127.0.0.1:{web}/endless-redirect//html",
+    ),
     *_all(SHORT, "http://127.0.0.1:{web}/long/scene.png"),
     *_all(BROKEN, "http://127.0.0.1:{web}/short/scene.png"),
     *_all(COMPRESSED, "http://127.0.0.1:{web}/gzip"),

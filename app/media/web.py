@@ -1,6 +1,7 @@
 """Downloading a medium: by HTTP, redirects followed by hand, bytes counted as they come, no ambient secrets.
 
-requests is told nothing by the environment: no proxy, no netrc, no cookies. A server that drips is stopped
+requests is told nothing by the environment: no proxy, no netrc, no cookies. Only the last answer's body is
+read. A server that drips is stopped
 from outside (`Lines.cut`), since a limit on a single read never ends a header that comes byte by byte.
 """
 
@@ -137,18 +138,13 @@ class Web:
         import requests
 
         check_url(url, param)
-        with requests.Session() as session:
-            session.trust_env = False
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, self._adapter(param, lines))
-            with session.get(
-                url,
-                headers=HEADERS | dict(asks),
-                stream=True,
-                allow_redirects=False,
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
-            ) as answer:
-                yield answer
+        asked = requests.Request("GET", url, headers=HEADERS | dict(asks)).prepare()
+        # No Session: it reads a redirect's body whole, unzipped, also when it is not to follow.
+        with (
+            contextlib.closing(self._adapter(param, lines)) as adapter,
+            adapter.send(asked, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer,
+        ):
+            yield answer
 
     def _adapter(self, param: str, lines: Lines) -> Any:
         """What connects for requests, and only where the guard lets it."""

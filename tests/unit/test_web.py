@@ -159,6 +159,32 @@ def test_a_download_is_cut_from_outside(server: MediaServer, lines: Lines, path:
         get(web(), f"http://named.example:{server.port}/a", lines)
 
 
+@pytest.mark.parametrize("kind", ["zipped-redirect", "endless-redirect"])
+def test_a_redirects_body_is_not_read(server: MediaServer, lines: Lines, kind: str) -> None:
+    """Whoever read it would never come to its end."""
+    problem: list[BaseException] = []
+    found: list[bytes] = []
+
+    def download() -> None:
+        try:
+            found.append(get(web(), f"http://named.example:{server.port}/{kind}//a", lines))
+        except InvalidRequest as error:
+            problem.append(error)
+
+    thread = threading.Thread(target=download)
+    thread.start()
+    thread.join(15)
+    if thread.is_alive():
+        lines.cut()
+        thread.join(20)
+    assert (found, problem, server.asked) == ([b"hello"], [], [f"/{kind}//a", "/a"])
+
+
+def test_an_errors_body_is_not_read(server: MediaServer, lines: Lines) -> None:
+    with pytest.raises(InvalidRequest, match="answered 404"):
+        get(web(), f"http://named.example:{server.port}/endless-error/", lines)
+
+
 def test_what_a_server_lets_be_kept_is_kept_and_nothing_else(server: MediaServer, lines: Lines) -> None:
     said = {
         "/fresh": {"Cache-Control": "max-age=60"},
