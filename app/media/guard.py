@@ -22,12 +22,15 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 REFUSED = tuple(
     ipaddress.ip_network(text)
     for text in (
-        "0.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15",
-        "224.0.0.0/4", "240.0.0.0/4", "::/8", "100::/8", "2001::/23", "2001:db8::/32", "2002::/16",
-        "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+        "0.0.0.0/8", "100.64.0.0/10", "168.63.129.16/32", "169.254.0.0/16", "192.0.0.0/24", "192.88.99.0/24",
+        "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4", "::/8", "100::/8", "2001::/23", "2001:db8::/32",
+        "2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
     )
 )  # fmt: skip
-"""Beside what Python's ipaddress calls not global, which has gaps: 6to4, Teredo, site-local and more."""
+"""Beside what Python's ipaddress calls not global, which has gaps: 6to4, Teredo, site-local and more.
+
+168.63.129.16 tells each machine on Azure about itself; the metadata addresses of others are in these nets.
+"""
 
 
 def is_public(address: str) -> bool:
