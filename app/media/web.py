@@ -40,12 +40,15 @@ class Lines:
         self._is_cut = False
 
     def add(self, line: socket.socket) -> None:
-        """Know of a connection, also when TLS has taken its socket over."""
+        """Know of a connection, also when TLS has taken its socket over; raises OSError if all are cut."""
         with self._lock:
-            copy = line.dup()
-            self._open.append(copy)
+            self.check()
+            self._open.append(line.dup())
+
+    def check(self) -> None:
+        """Raise OSError if all are cut."""
         if self._is_cut:
-            self.cut()
+            raise OSError("nobody waits for this any more")
 
     def cut(self) -> None:
         """End all connections, now and from now on: whoever reads from one gets an error."""
@@ -151,6 +154,7 @@ class Web:
         from requests.adapters import HTTPAdapter
         from urllib3.connection import HTTPConnection, HTTPSConnection
         from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+        from urllib3.exceptions import NewConnectionError
 
         web = self
 
@@ -158,16 +162,24 @@ class Web:
             def _new_conn(self: Any) -> socket.socket:
                 # The host as it will be connected to: no other parser's opinion of the URL counts.
                 host = self.host.strip("[]").lower()
-                line = guard.connect(
-                    self._dns_host.strip("[]"),
-                    self.port,
-                    CONNECT_SECONDS,
-                    param,
-                    internal=bool(web.domains & {host, f"{host}:{self.port}"}),
-                    resolve=web.resolve,
-                )
+                try:
+                    line = guard.connect(
+                        self._dns_host.strip("[]"),
+                        self.port,
+                        CONNECT_SECONDS,
+                        param,
+                        internal=bool(web.domains & {host, f"{host}:{self.port}"}),
+                        resolve=web.resolve,
+                        know=lines.add,
+                    )
+                    try:
+                        lines.check()  # cut after it was known and before it connected, it would go on
+                    except OSError:
+                        line.close()
+                        raise
+                except OSError as error:  # as it is, urllib3 passes over some and goes on without a socket
+                    raise NewConnectionError(self, str(error)) from error
                 line.settimeout(READ_SECONDS)
-                lines.add(line)
                 return line
 
         plain = type("Plain", (Guarded, HTTPConnection), {})
