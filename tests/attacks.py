@@ -162,6 +162,7 @@ ADDRESSES = _all(
     "http://127.0.0.1:{web}/redirect/http://127.0.0.1:{inside}/secret.png",
     "http://127.0.0.1:{web}/redirect/http://localhost:{inside}/secret.png",
     "http://127.0.0.1:{web}/redirect/http://0x7f000001:{inside}/secret.png",
+    "http://127.0.0.1:{web}/redirect/http://168.63.129.16/machine",
     "http://127.0.0.1:{web}/redirect///127.0.0.1:{inside}/secret.png",
 )
 URLS = [
@@ -179,8 +180,14 @@ URLS = [
         "http://127.0.0.1:{web}/redirect/ftp://example.com/a.png",
         "http://127.0.0.1:{web}/redirect/data:image/png;base64,AAAA",
     ),
-    *_all(BROKE, "http://no-such-host.invalid/a.png"),
-    *_all(NO_MACHINE, "file://otherhost/etc/passwd"),
+    *_all(
+        BROKE,
+        "http://no-such-host.invalid/a.png",
+        "http://127.0.0.1:{web}/raw-redirect/http://%EF%BC%91%EF%BC%92%EF%BC%97.0.0.1:{inside}/secret.png",
+        "http://127.0.0.1:{web}/raw-redirect/http://127%EF%BC%8E0.0.1:{inside}/secret.png",
+        "http://127.0.0.1:{web}/raw-redirect//%E9.png",
+    ),
+    *_all(NO_MACHINE, "file://otherhost/etc/passwd", "file://LOCALHOST.example/etc/passwd"),
     *_all(("invalid_media_url", "The data: URL is not in base64."), "data:image/png,%89PNG"),
     *_all(NO_BASE64, "data:image/png;base64,!!!!", "data:image/png;base64,iVBORw0KGgo"),
 ]
@@ -229,6 +236,7 @@ PATHS = [
         "/etc/no-such-file",
         "file:///etc/passwd",
         "file:///etc/no-such-file",
+        "file://LOCALHOST/etc/passwd",
         "file://{root}/../root-evil/scene.png",
         "file://{root}/%2e%2e/root-evil/scene.png",
         "{root}/../root-evil/scene.png",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 
 @dataclass
@@ -68,6 +69,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _redirect(self, target: str) -> None:
         self._head(302, Location=target, Content_Length="0")
+
+    def _raw_redirect(self, target: str) -> None:
+        """To a place whose bytes stand in the header as they are."""
+        self.wfile.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + unquote_to_bytes(target))
+        self.wfile.write(b"\r\n\r\n")
 
     def _zipped_redirect(self, target: str) -> None:
         """A redirect with a body that nobody is to read: half a gigabyte of zeros, and then no end."""

@@ -110,7 +110,8 @@ class Web:
                     self._store(url, known.data, answer.headers, known)
                     return Body.of(known.data, param, budget)
                 if answer.status_code in (301, 302, 303, 307, 308) and "Location" in answer.headers:
-                    at = urljoin(at, answer.headers["Location"])
+                    # Headers are read as Latin-1, and servers write UTF-8.
+                    at = urljoin(at, answer.headers["Location"].encode("latin-1").decode())
                     continue
                 body = _read(answer, param, budget)
                 if at == url and (data := body.in_memory()) is not None:

@@ -161,6 +161,19 @@ def test_a_download_is_cut_from_outside(server: MediaServer, lines: Lines, path:
         get(web(), f"http://named.example:{server.port}/a", lines)
 
 
+def test_a_redirect_may_be_written_in_utf_8(server: MediaServer, lines: Lines) -> None:
+    server.files["/%C3%A9%E4%BD%A0?%C3%BC=a%20b"] = b"hello"
+    place = "/%C3%A9%E4%BD%A0?%C3%BC=a%2520b"
+    assert get(web(), f"http://named.example:{server.port}/raw-redirect/{place}", lines) == b"hello"
+
+
+def test_a_redirect_in_nobodys_bytes_is_refused(server: MediaServer, lines: Lines) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        get(web(), f"http://named.example:{server.port}/raw-redirect//%E9", lines)
+    assert caught.value.code == "media_download_failed"
+    assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize("kind", ["zipped-redirect", "endless-redirect"])
 def test_a_redirects_body_is_not_read(server: MediaServer, lines: Lines, kind: str) -> None:
     """Whoever read it would never come to its end."""
