@@ -150,6 +150,11 @@ ADDRESSES = _all(
     "http://172.16.0.1:{inside}/secret.png",
     "http://100.64.0.1:{inside}/secret.png",
     "http://169.254.169.254/latest/meta-data/",
+    "http://168.63.129.16/machine",
+    "http://100.100.100.200/latest/meta-data/",
+    "http://192.0.0.192/opc/v2/instance/",
+    "http://[fd00:ec2::254]/latest/meta-data/",
+    "http://[::ffff:168.63.129.16]/machine",
     "http://224.0.0.1:{inside}/secret.png",
     "http://255.255.255.255:{inside}/secret.png",
     "http://127.0.0.1:1/closed",
@@ -157,6 +162,7 @@ ADDRESSES = _all(
     "http://127.0.0.1:{web}/redirect/http://127.0.0.1:{inside}/secret.png",
     "http://127.0.0.1:{web}/redirect/http://localhost:{inside}/secret.png",
     "http://127.0.0.1:{web}/redirect/http://0x7f000001:{inside}/secret.png",
+    "http://127.0.0.1:{web}/redirect/http://168.63.129.16/machine",
     "http://127.0.0.1:{web}/redirect///127.0.0.1:{inside}/secret.png",
 )
 URLS = [
@@ -174,8 +180,14 @@ URLS = [
         "http://127.0.0.1:{web}/redirect/ftp://example.com/a.png",
         "http://127.0.0.1:{web}/redirect/data:image/png;base64,AAAA",
     ),
-    *_all(BROKE, "http://no-such-host.invalid/a.png"),
-    *_all(NO_MACHINE, "file://otherhost/etc/passwd"),
+    *_all(
+        BROKE,
+        "http://no-such-host.invalid/a.png",
+        "http://127.0.0.1:{web}/raw-redirect/http://%EF%BC%91%EF%BC%92%EF%BC%97.0.0.1:{inside}/secret.png",
+        "http://127.0.0.1:{web}/raw-redirect/http://127%EF%BC%8E0.0.1:{inside}/secret.png",
+        "http://127.0.0.1:{web}/raw-redirect//%E9.png",
+    ),
+    *_all(NO_MACHINE, "file://otherhost/etc/passwd", "file://LOCALHOST.example/etc/passwd"),
     *_all(("invalid_media_url", "The data: URL is not in base64."), "data:image/png,%89PNG"),
     *_all(NO_BASE64, "data:image/png;base64,!!!!", "data:image/png;base64,iVBORw0KGgo"),
 ]
@@ -184,9 +196,19 @@ SERVERS = [
         Attack(
             f"http://127.0.0.1:{{web}}{path}", "media_download_failed", f"The URL's server answered {status}."
         )
-        for path, status in (("/missing.png", 404), ("/status/500", 500), ("/status/204", 204))
+        for path, status in (
+            ("/missing.png", 404),
+            ("/endless-error/", 404),
+            ("/status/500", 500),
+            ("/status/204", 204),
+        )
     ),
     *_all(LOST, "http://127.0.0.1:{web}/loop/0", "http://127.0.0.1:{web}/circle"),
+    *_all(
+        UNKNOWN,
+        "http://127.0.0.1:{web}/zipped-redirect//html",
+        "http://127.0.0.1:{web}/endless-redirect//html",
+    ),
     *_all(SHORT, "http://127.0.0.1:{web}/long/scene.png"),
     *_all(BROKEN, "http://127.0.0.1:{web}/short/scene.png"),
     *_all(COMPRESSED, "http://127.0.0.1:{web}/gzip"),
@@ -214,6 +236,7 @@ PATHS = [
         "/etc/no-such-file",
         "file:///etc/passwd",
         "file:///etc/no-such-file",
+        "file://LOCALHOST/etc/passwd",
         "file://{root}/../root-evil/scene.png",
         "file://{root}/%2e%2e/root-evil/scene.png",
         "{root}/../root-evil/scene.png",

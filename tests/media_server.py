@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 
 @dataclass
@@ -68,6 +69,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _redirect(self, target: str) -> None:
         self._head(302, Location=target, Content_Length="0")
+
+    def _raw_redirect(self, target: str) -> None:
+        """To a place whose bytes stand in the header as they are."""
+        self.wfile.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + unquote_to_bytes(target))
+        self.wfile.write(b"\r\n\r\n")
+
+    def _zipped_redirect(self, target: str) -> None:
+        """A redirect with a body that nobody is to read: half a gigabyte of zeros, and then no end."""
+        self._head(302, Location=target, Content_Encoding="gzip")
+        self._much(gzip.compress(bytes(1 << 24)), 32)
+
+    def _endless_redirect(self, target: str) -> None:
+        self._head(302, Location=target)
+        self._much(bytes(1 << 20), 512)
+
+    def _endless_error(self, _: str) -> None:
+        self._head(404)
+        self._much(bytes(1 << 20), 512)
+
+    def _much(self, block: bytes, times: int) -> None:
+        for _ in range(times):
+            self.wfile.write(block)
+        self.owner.stopped.wait(60)
 
     def _loop(self, number: str) -> None:
         self._head(302, Location=f"/loop/{int(number or 0) + 1}", Content_Length="0")

@@ -51,7 +51,12 @@ def _path(url: str, param: str) -> str:
     """The path of a file: URL, which may name no other machine."""
     parts = urlsplit(url)
     path = unquote(parts.path)
-    if parts.netloc not in ("", "localhost") or not os.path.isabs(path) or parts.query or parts.fragment:
+    if (
+        parts.netloc.lower() not in ("", "localhost")
+        or not os.path.isabs(path)
+        or parts.query
+        or parts.fragment
+    ):
         raise InvalidRequest(
             "The file: URL is none of this machine's, as file:///folder/file is.",
             param=param,

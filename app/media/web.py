@@ -1,6 +1,7 @@
 """Downloading a medium: by HTTP, redirects followed by hand, bytes counted as they come, no ambient secrets.
 
-requests is told nothing by the environment: no proxy, no netrc, no cookies. A server that drips is stopped
+requests is told nothing by the environment: no proxy, no netrc, no cookies. Only the last answer's body is
+read. A server that drips is stopped
 from outside (`Lines.cut`), since a limit on a single read never ends a header that comes byte by byte.
 """
 
@@ -39,12 +40,15 @@ class Lines:
         self._is_cut = False
 
     def add(self, line: socket.socket) -> None:
-        """Know of a connection, also when TLS has taken its socket over."""
+        """Know of a connection, also when TLS has taken its socket over; raises OSError if all are cut."""
         with self._lock:
-            copy = line.dup()
-            self._open.append(copy)
+            self.check()
+            self._open.append(line.dup())
+
+    def check(self) -> None:
+        """Raise OSError if all are cut."""
         if self._is_cut:
-            self.cut()
+            raise OSError("nobody waits for this any more")
 
     def cut(self) -> None:
         """End all connections, now and from now on: whoever reads from one gets an error."""
@@ -106,7 +110,8 @@ class Web:
                     self._store(url, known.data, answer.headers, known)
                     return Body.of(known.data, param, budget)
                 if answer.status_code in (301, 302, 303, 307, 308) and "Location" in answer.headers:
-                    at = urljoin(at, answer.headers["Location"])
+                    # Headers are read as Latin-1, and servers write UTF-8.
+                    at = urljoin(at, answer.headers["Location"].encode("latin-1").decode())
                     continue
                 body = _read(answer, param, budget)
                 if at == url and (data := body.in_memory()) is not None:
@@ -137,24 +142,20 @@ class Web:
         import requests
 
         check_url(url, param)
-        with requests.Session() as session:
-            session.trust_env = False
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, self._adapter(param, lines))
-            with session.get(
-                url,
-                headers=HEADERS | dict(asks),
-                stream=True,
-                allow_redirects=False,
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
-            ) as answer:
-                yield answer
+        asked = requests.Request("GET", url, headers=HEADERS | dict(asks)).prepare()
+        # No Session: it reads a redirect's body whole, unzipped, also when it is not to follow.
+        with (
+            contextlib.closing(self._adapter(param, lines)) as adapter,
+            adapter.send(asked, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer,
+        ):
+            yield answer
 
     def _adapter(self, param: str, lines: Lines) -> Any:
         """What connects for requests, and only where the guard lets it."""
         from requests.adapters import HTTPAdapter
         from urllib3.connection import HTTPConnection, HTTPSConnection
         from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+        from urllib3.exceptions import NewConnectionError
 
         web = self
 
@@ -162,16 +163,24 @@ class Web:
             def _new_conn(self: Any) -> socket.socket:
                 # The host as it will be connected to: no other parser's opinion of the URL counts.
                 host = self.host.strip("[]").lower()
-                line = guard.connect(
-                    self._dns_host.strip("[]"),
-                    self.port,
-                    CONNECT_SECONDS,
-                    param,
-                    internal=bool(web.domains & {host, f"{host}:{self.port}"}),
-                    resolve=web.resolve,
-                )
+                try:
+                    line = guard.connect(
+                        self._dns_host.strip("[]"),
+                        self.port,
+                        CONNECT_SECONDS,
+                        param,
+                        internal=bool(web.domains & {host, f"{host}:{self.port}"}),
+                        resolve=web.resolve,
+                        know=lines.add,
+                    )
+                    try:
+                        lines.check()  # cut after it was known and before it connected, it would go on
+                    except OSError:
+                        line.close()
+                        raise
+                except OSError as error:  # as it is, urllib3 passes over some and goes on without a socket
+                    raise NewConnectionError(self, str(error)) from error
                 line.settimeout(READ_SECONDS)
-                lines.add(line)
                 return line
 
         plain = type("Plain", (Guarded, HTTPConnection), {})

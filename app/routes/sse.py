@@ -1,13 +1,16 @@
 """Events to bytes: server-sent events, comments on idle streams, and the close that frees everything."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from flask import Response
 
-from app.errors import ClientLeft
+from app.errors import ApiError, ClientLeft
 from app.services import wire
+
+log = logging.getLogger(__name__)
 
 PING_EVERY = 10.0
 """Seconds of silence after which a comment keeps the connection open."""
@@ -68,3 +71,7 @@ class EventStream:
             yield b"data: [DONE]\n\n"
         except ClientLeft:
             return
+        except Exception:  # an event that is no JSON
+            log.exception("a stream failed")
+            failed = ApiError("The server failed; its log has the details under the request's id.")
+            yield f"event: error\ndata: {wire.encode(wire.error(failed))}\n\ndata: [DONE]\n\n".encode()

@@ -9,6 +9,8 @@ from app.schemas.fields import Body, Integer, Number, Problem, SchemaOf
 from app.schemas.sampling import about
 
 HIGH = 10**9
+SLOWEST = 0.001
+"""Frames per second: a list's times are numbers over this one, and stay numbers."""
 TAKEN = ("min_pixels", "max_pixels", "fps", "num_frames")
 
 
@@ -18,11 +20,13 @@ class MediaOptionsSchema(Body):
     min_pixels = Integer(low=1, high=HIGH, **about("a picture, or a frame, is resized to so many at least"))
     max_pixels = Integer(low=1, high=HIGH, **about("and to so many at most; never above --max-pixels"))
     fps = Number(
-        above=0,
+        low=SLOWEST,
         high=HIGH,
         **about("frames per second taken of a video, --video-fps at most; those of a list"),
     )
-    num_frames = Integer(low=1, high=HIGH, **about("so many frames of a video; never above --max-frames"))
+    num_frames = Integer(
+        low=1, high=HIGH, **about("so many frames of a video, not of a list; never above --max-frames")
+    )
 
     @classmethod
     def json_schema(cls, of: SchemaOf) -> dict[str, Any]:
@@ -32,7 +36,7 @@ class MediaOptionsSchema(Body):
     @pre_load
     def refuse_what_is_not_taken(self, data: Any, **_: Any) -> Any:
         if isinstance(data, dict) and (odd := sorted(str(name)[:50] for name in data if name not in TAKEN)):
-            raise ValidationError({odd[0]: [f"is not taken here; {', '.join(TAKEN)} are"]})
+            raise ValidationError({odd[0] or '""': [f"is not taken here; {', '.join(TAKEN)} are"]})
         return data
 
     @post_load

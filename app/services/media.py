@@ -191,7 +191,13 @@ class Media:
         if kind == "video" and isinstance(part, ImagePart):
             return Medium(VideoPart(part.source, part.param, None, part.options), bodies, "video", 0, seconds)
         for body in bodies:
-            if kinds.picture_format(body.head()) is None:
+            if kinds.picture_format(head := body.head()) is None:
+                if kinds.kind(head) == "video":
+                    raise InvalidRequest(
+                        "The data is a video, no picture: a list holds a video's frames.",
+                        param=body.param,
+                        code="invalid_image",
+                    )
                 raise images.unknown(body.param)
         pixels = sum(images.pixels(body.read(), body.param, self.pixels) for body in bodies)
         kind = "image" if isinstance(part, ImagePart) else "video"

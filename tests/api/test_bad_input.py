@@ -174,6 +174,8 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("return_media_info a number", {"return_media_info": 1}, "return_media_info"),
     ("pixels below none", {"mm_processor_kwargs": {"max_pixels": 0}}, "mm_processor_kwargs.max_pixels"),
     ("no frames a second", {"mm_processor_kwargs": {"fps": 0}}, "mm_processor_kwargs.fps"),
+    ("next to no frames a second", {"mm_processor_kwargs": {"fps": 1e-308}}, "mm_processor_kwargs.fps"),
+    ("an option without a name", {"mm_processor_kwargs": {"": 1}}, 'mm_processor_kwargs.""'),
     ("another option", {"mm_processor_kwargs": {"size": {}}}, "mm_processor_kwargs.size"),
     (
         "frames said twice",

@@ -123,6 +123,11 @@ def test_each_limit_names_the_one_that_is_over_it(
     assert (problem.code, problem.param) == (code, param)
 
 
+def test_a_video_among_frames_is_not_called_something_unknown() -> None:
+    problem = refused(Media(Settings()), VideoPart((picture(), clip()), "a"))
+    assert str(problem) == "The data is a video, no picture: a list holds a video's frames."
+
+
 @pytest.mark.parametrize(
     ("modalities", "words"), [(("text",), "text only, no pictures"), (("text", "image"), "no video")]
 )

@@ -75,7 +75,14 @@ def root(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize(
     "form",
-    ["{root}/a b.png", "a b.png", "./a b.png", "file://{root}/a%20b.png", "FILE://localhost{root}/a b.png"],
+    [
+        "{root}/a b.png",
+        "a b.png",
+        "./a b.png",
+        "file://{root}/a%20b.png",
+        "FILE://localhost{root}/a b.png",
+        "file://LOCALHOST{root}/a b.png",
+    ],
 )
 def test_a_file_has_many_names(root: pathlib.Path, form: str) -> None:
     assert read(form.format(root=root), root) == b"hello"

@@ -1,7 +1,9 @@
 """Server-sent events: what stands on the wire, and who closes it."""
 
 import json
+import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,6 +55,28 @@ def test_an_error_has_a_name_of_its_own_and_the_stream_still_ends_with_done(hous
     assert events[2][1]["error"]["message"] == "it broke."
     assert events[3][1]["choices"][0]["finish_reason"] == "error"
     assert events[4][1] == "[DONE]"
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_an_event_that_is_no_json_is_an_error_and_the_stream_still_ends_with_done(good: int) -> None:
+    class Broken:
+        closed = False
+
+        def events(self) -> Iterator[dict[str, Any]]:
+            yield from [{"fine": 1}] * good
+            yield {"duration": math.inf}
+
+        def close(self) -> None:
+            self.closed = True
+
+    made = Broken()
+    body = EventStream(made)
+    events = read(b"".join(body))
+    assert [name for name, _ in events] == ["message"] * good + ["error", "message"]
+    assert events[good][1]["error"]["type"] == "server_error"
+    assert events[-1][1] == "[DONE]"
+    body.close()
+    assert made.closed
 
 
 def test_a_silent_stream_sends_comments_and_no_empty_chunks(house: House, clock: Clock) -> None:

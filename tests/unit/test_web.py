@@ -8,9 +8,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from app.errors import InvalidRequest
+from app.media import guard
 from app.media.body import Budget
 from app.media.web import TAG_LENGTH, Lines, Web
 from tests.conftest import wait_until
@@ -157,6 +159,102 @@ def test_a_download_is_cut_from_outside(server: MediaServer, lines: Lines, path:
     assert problems[0].code == "media_download_failed"
     with pytest.raises(InvalidRequest):  # nor does a later one begin
         get(web(), f"http://named.example:{server.port}/a", lines)
+
+
+def test_a_redirect_may_be_written_in_utf_8(server: MediaServer, lines: Lines) -> None:
+    server.files["/%C3%A9%E4%BD%A0?%C3%BC=a%20b"] = b"hello"
+    place = "/%C3%A9%E4%BD%A0?%C3%BC=a%2520b"
+    assert get(web(), f"http://named.example:{server.port}/raw-redirect/{place}", lines) == b"hello"
+
+
+def test_a_redirect_in_nobodys_bytes_is_refused(server: MediaServer, lines: Lines) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        get(web(), f"http://named.example:{server.port}/raw-redirect//%E9", lines)
+    assert caught.value.code == "media_download_failed"
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["zipped-redirect", "endless-redirect"])
+def test_a_redirects_body_is_not_read(server: MediaServer, lines: Lines, kind: str) -> None:
+    """Whoever read it would never come to its end."""
+    problem: list[BaseException] = []
+    found: list[bytes] = []
+
+    def download() -> None:
+        try:
+            found.append(get(web(), f"http://named.example:{server.port}/{kind}//a", lines))
+        except InvalidRequest as error:
+            problem.append(error)
+
+    thread = threading.Thread(target=download)
+    thread.start()
+    thread.join(15)
+    if thread.is_alive():
+        lines.cut()
+        thread.join(20)
+    assert (found, problem, server.asked) == ([b"hello"], [], [f"/{kind}//a", "/a"])
+
+
+def test_an_errors_body_is_not_read(server: MediaServer, lines: Lines) -> None:
+    with pytest.raises(InvalidRequest, match="answered 404"):
+        get(web(), f"http://named.example:{server.port}/endless-error/", lines)
+
+
+@pytest.fixture
+def deaf() -> Iterator[list[Any]]:
+    """Ten addresses of one name, none of which takes a connection or refuses it: their queues are full."""
+    with contextlib.ExitStack() as held:
+        places = []
+        for last in range(1, 11):
+            listening = held.enter_context(socket.socket())
+            listening.bind((f"127.0.0.{last}", 0))
+            listening.listen(0)
+            address = listening.getsockname()
+            for _ in range(3):
+                waiting = held.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(address)
+            places.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", address))
+        yield places
+
+
+def test_a_connection_that_is_not_taken_is_cut_from_outside(
+    lines: Lines, deaf: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.media.web.CONNECT_SECONDS", 50.0)
+    before = waiting()
+    asking = Web(frozenset({"named.example"}), resolve=lambda *_, **__: deaf[:1])
+    problems: list[InvalidRequest] = []
+
+    def download() -> None:
+        try:
+            get(asking, "http://named.example/a", lines)
+        except InvalidRequest as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=download)
+    thread.start()
+    wait_until(lambda: waiting() > before)
+    lines.cut()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert problems[0].code == "media_download_failed"
+
+
+def waiting() -> int:
+    """How many connections have no answer yet."""
+    return sum(one.status == "SYN_SENT" for one in psutil.Process().net_connections("tcp"))
+
+
+def test_all_addresses_of_a_name_share_the_time(deaf: list[Any]) -> None:
+    tried: list[float | None] = []
+
+    def know(line: socket.socket) -> None:
+        tried.append(line.gettimeout())
+
+    with pytest.raises(OSError, match="timed out"):
+        guard.connect("named.example", 80, 0.4, "p", internal=True, resolve=lambda *_, **__: deaf, know=know)
+    assert tried == [0.1] * 4
 
 
 def test_what_a_server_lets_be_kept_is_kept_and_nothing_else(server: MediaServer, lines: Lines) -> None:
