@@ -23,7 +23,7 @@ CANDIDATES = 50
 @dataclass
 class KVCache:
     """Keys and values of one sequence, a piece of device memory for each layer; `rows` tokens of them are
-    there.
+    there or were begun, what follows is zero.
     """
 
     keys: Sequence[DeviceMemory]
@@ -84,8 +84,7 @@ class TpuModel:
             nets = [self.layout.nets[f"block_cache_{layer}"].stages[stage].inputs for layer in numbers]
             found = [KVCache([ports[3].memory for ports in nets], [ports[4].memory for ports in nets])]
         for cache in found:
-            for memory in (*cache.keys, *cache.values):
-                self._device.zero(memory)
+            self.clear(cache)
         return found
 
     def _new_cache(self) -> KVCache:
@@ -98,8 +97,21 @@ class TpuModel:
             raise
         return KVCache(pieces[::2], pieces[1::2])
 
+    def rewind(self, cache: KVCache, rows: int = 0) -> None:
+        """Forget what follows the first rows. It becomes zeros: a mask adds to scores, which hides no NaN."""
+        start, size = rows * self.layout.kv_row_bytes, (cache.rows - rows) * self.layout.kv_row_bytes
+        for memory in (*cache.keys, *cache.values) if size > 0 else ():
+            self._device.zero(part(memory, start, size))
+        cache.rows = min(cache.rows, rows)
+
+    def clear(self, cache: KVCache) -> None:
+        """Make all of a cache zeros, whatever is there."""
+        cache.rows = self.layout.length
+        self.rewind(cache)
+
     def copy_cache(self, target: KVCache, source: KVCache, rows: int) -> None:
         """Begin a cache with the first rows of another."""
+        self.rewind(target, rows)
         size = rows * self.layout.kv_row_bytes
         pairs = zip((*target.keys, *target.values), (*source.keys, *source.values), strict=True)
         for mine, theirs in pairs:
@@ -116,19 +128,20 @@ class TpuModel:
         """Compute a prompt; the answer is what comes after it. `between` is called between networks, and may
         raise; `each` when the answer is what comes after the first token, the second, and so on.
         """
+        self.rewind(cache)
         self._embed(prompt)
         if prompt.pictures and self._tower is not None:
             self._look(prompt, self._tower, between)
         step = self.layout.input_length
         for start in range(0, len(prompt), step):
             count = min(step, len(prompt) - start)
+            cache.rows = start + count
             state = self._piece(cache, prompt, start, count, between)
             for row in range(count if each else 0):
                 between()
                 self._head(part(state, row * self.layout.row_bytes, self.layout.row_bytes))
                 if each is not None:
                     each()
-            cache.rows = start + count
         self._head(part(state, (count - 1) * self.layout.row_bytes, self.layout.row_bytes))
 
     def decode(self, cache: KVCache, token: int, position: int) -> None:

@@ -219,9 +219,11 @@ class Worker:
             stream.prefill(model, slot, scores=scores)
             self._seen += len(prompt.pictures)
         elif known is not None and work.max_tokens:
-            if known is not slot:
+            if known is slot:
+                model.rewind(slot.cache, len(prompt))
+            else:
                 model.copy_cache(slot.cache, known.cache, len(prompt))
-            slot.prompt, slot.answer, slot.cache.rows = known.prompt, known.answer, len(prompt)
+            slot.prompt, slot.answer = known.prompt, known.answer
             work.stream.cached_tokens = len(prompt)
         if not work.max_tokens or stream.take(slot.answer):
             self._end(stream)
@@ -235,7 +237,9 @@ class Worker:
     def _guarded(
         self, stream: Stream, act: Callable[[Stream, Slot, TpuModel], None], model: TpuModel
     ) -> None:
-        """Do something for a stream; what goes wrong there, but for the device, is its own."""
+        """Do something for a stream; what goes wrong there, but for the device, is its own: its cache is
+        empty after it.
+        """
         request_id.set(stream.work.request_name)
         try:
             if stream.slot is not None:
@@ -244,12 +248,14 @@ class Worker:
             raise
         except NobodyWaitsError:
             self._end(stream)
-        except ApiError as error:
-            self._fail([stream], error)
         except Exception as error:
-            log.exception("a stream failed on the TPU")
-            told = f"The model failed while it generated ({type(error).__name__})."
-            self._fail([stream], GenerationFailed(told))
+            if not isinstance(error, ApiError):
+                log.exception("a stream failed on the TPU")
+                error = GenerationFailed(f"The model failed while it generated ({type(error).__name__}).")
+            self._fail([stream], error)
+            if stream.slot is not None:
+                stream.slot.prompt = None
+                model.clear(stream.slot.cache)
 
     def _end(self, stream: Stream) -> None:
         self._remove(stream)

@@ -399,6 +399,41 @@ def test_a_device_that_fails_under_a_picture_leaves_nothing(
     assert "circle" in said(engine, request)[0]
 
 
+def spoil(engine: TpuEngine, first: int, count: int) -> None:
+    """Make rows of all KV caches NaN."""
+    worker = engine._worker
+    device, row = worker._device, engine._layout.kv_row_bytes
+    assert device is not None
+    for slot in worker._slots:
+        for memory in (*slot.cache.keys, *slot.cache.values):
+            device.write(memory, np.full(count * row // 4, np.nan, np.float32), first * row)
+
+
+def test_nan_in_a_cache_ends_one_answer_and_no_more(load: Callable[..., TpuEngine]) -> None:
+    engine = load(streams=1)
+    wanted = said(engine, asks())
+    spoil(engine, 200, 20)
+    with pytest.raises(ApiError, match="NaN logits"):
+        said(engine, asks("Hi"))
+    assert [said(engine, asks()) for _ in range(2)] == [wanted] * 2
+    spoil(engine, 0, 512)  # the prompt too, which the next would have copied
+    with pytest.raises(ApiError, match="NaN logits"):
+        said(engine, asks())
+    assert said(engine, asks()) == wanted
+
+
+@pytest.mark.parametrize("head", ["logits", "heads", "greedy"])
+def test_nan_in_what_an_answer_has_written_is_not_seen_by_the_next(
+    load: Callable[..., TpuEngine], head: str
+) -> None:
+    engine = load(streams=1, head=head)
+    wanted = said(engine, asks())
+    long = engine.submit(asks("Count to nine", ignore_eos=True, max_tokens=60))
+    list(long)
+    spoil(engine, len(long.prompts()[0].ids), 50)
+    assert said(engine, asks()) == wanted
+
+
 def test_an_error_of_our_own_is_no_end_of_the_device(
     load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
