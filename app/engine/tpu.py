@@ -18,7 +18,7 @@ from app.engine.stats import EngineStats
 from app.engine.stream import Choices
 from app.engine.submit import LanguageEngine, Work
 from app.engine.tpu_device import UnknownModelError
-from app.engine.tpu_layout import Layout
+from app.engine.tpu_layout import Layout, check_config
 from app.engine.tpu_prompt import Vision, prompt
 from app.engine.tpu_worker import Source, Worker
 from app.engine.types import Defaults, GenerationRequest, ModelSpec, Progress
@@ -183,6 +183,7 @@ def load(
             raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
         raise ModelLoadFailed(f"{spec.id}: {error}") from None
     try:
+        check_config(layout, raw)
         progress("reading the tokenizer", 0.9)
         sees = vision is not None and layout.patches > 0
         processor, defaults, stop_ids = read(spec, config, sees)
@@ -203,8 +204,10 @@ def load(
             stop_ids=stop_ids,
             device=f"tpu:{number}",
         )
-    except BaseException:
+    except BaseException as error:
         worker.close()
+        if isinstance(error, UnknownModelError):
+            raise ModelLoadFailed(f"{spec.id}: {error}") from None
         raise
 
 

@@ -7,7 +7,7 @@ see what is cached through inputs of their own, through networks of their own (b
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from app.engine.bmrt import BFLOAT16, DATA_TYPES, FLOAT16, FLOAT32, INT32
 from app.engine.tpu_device import Net, UnknownModelError
@@ -137,6 +137,35 @@ def layout(nets: Mapping[str, Net]) -> Layout:
         greedy_only=head.outputs[0].dims[-1] == 1,
         embeds=embeds,
     )
+
+
+def check_config(found: Layout, config: Mapping[str, Any]) -> None:
+    """Raise UnknownModelError for a config.json that is not the networks': the runtime ends the process
+    for a token they lack. A greedy head does not tell its vocabulary.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    heads = text.get("num_attention_heads")
+    each = text["hidden_size"] // heads if heads and text.get("hidden_size") else None
+    pairs = {
+        "vocab_size": (text.get("vocab_size"), found.vocabulary),
+        "hidden_size": (text.get("hidden_size"), found.width),
+        "num_hidden_layers": (text.get("num_hidden_layers"), found.layers),
+        "num_key_value_heads": (text.get("num_key_value_heads") or heads, found.kv_heads),
+        "head_dim": (text.get("head_dim") or each, found.head_size),
+    }
+    if found.greedy_only:
+        del pairs["vocab_size"]
+    if found.patches:
+        tower: Any = config.get("vision_config")
+        _must(tower is not None, "its config.json has no vision_config, and the networks have a vision tower")
+        numbers = 3 * tower.get("temporal_patch_size", 2) * tower["patch_size"] ** 2
+        pairs["numbers of a patch"] = numbers, found.nets["vit"].inputs[0].dims[1]
+        pairs["attention in windows"] = bool(tower.get("window_size")), found.vit_is_windowed
+    for name, (wanted, compiled) in pairs.items():
+        _must(
+            wanted in (None, compiled),
+            f"its config/ is that of another model: {name} is {wanted} there and {compiled} in the networks",
+        )
 
 
 def _check_blocks(block: Net, cache: Net, head: Net, history: History) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import copy
 import functools
+import json
 import pathlib
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -572,6 +574,36 @@ def test_a_folder_that_is_not_complete_is_told(compiled: Compiled, tmp_path: pat
     for folder, reason in broken_folders(tmp_path, compiled()):
         with pytest.raises(ModelLoadFailed, match=reason):
             loader.load(spec(folder), lambda what, share: None, tpu_libraries=str(standin.libraries()))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"vocab_size": 2399}, "vocab_size is 2399 there and 2400 in the networks"),
+        ({"hidden_size": 512}, "hidden_size is 512 there and 256"),
+        ({"num_hidden_layers": 6}, "num_hidden_layers is 6 there and 4"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads is 4 there and 2"),
+        ({"head_dim": 128}, "head_dim is 128 there and 64"),
+        ({"patch_size": 14}, "numbers of a patch is 1176 there and 1536"),
+        ({"window_size": 112}, "attention in windows is True there and False"),
+        ({"vision_config": None}, "has no vision_config"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(
+    compiled: Compiled, tmp_path: pathlib.Path, change: dict[str, Any], told: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(compiled() / "config", folder / "config")
+    (file,) = compiled().glob("*.bmodel")
+    (folder / file.name).symlink_to(file)
+    raw = json.loads((folder / "config" / "config.json").read_text())
+    of_vision = change.keys() & {"patch_size", "window_size"}
+    part = raw if "vision_config" in change else raw["vision_config" if of_vision else "text_config"]
+    part.update(change)
+    (folder / "config" / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelLoadFailed, match=told):
+        loader.load(spec(folder), lambda what, share: None, tpu_libraries=str(standin.libraries()))
+    assert [standin.control()[name] for name in LIVE] == [0] * len(LIVE)
 
 
 def test_without_the_vendors_libraries_the_reason_says_how_to_get_them(compiled: Compiled) -> None:
