@@ -125,6 +125,13 @@ class ModelRegistry:
         """Whether a model's device has failed for good."""
         return any(engine.is_lost() for engine in self.engines())
 
+    def fault(self) -> str:
+        """A loaded model whose device failed, and why; empty where there is none."""
+        with self._lock:
+            loaded = [(name, entry.engine) for name, entry in self._entries.items()]
+        faults = [(name, engine.fault()) for name, engine in loaded if engine is not None]
+        return next((f"{name}: {fault}" for name, fault in faults if fault), "")
+
     def busy(self) -> tuple[int, int]:
         """How many generations run and how many wait, of all models."""
         counts = [engine.busy() for engine in self.engines()]

@@ -42,8 +42,8 @@ def _told() -> dict[str, Any]:
     details: dict[str, Any] = {"model_state": state, "running": running, "waiting": waiting}
     if state == "loading":
         details |= {"phase": phase, "progress": round(share, 3)}
-    elif state == "failed":
-        details["reason"] = phase
+    elif reason := phase if state == "failed" else registry.fault():
+        details["reason"] = reason
     return {
         "model": spec.id,
         "model_dir": spec.source,
@@ -59,7 +59,8 @@ def _told() -> dict[str, Any]:
 @describe(answer=answers.ReadySchema, example={"status": "healthy"}, others={503: answers.ReadySchema})
 def ready() -> Response:
     """503 while the default model loads and after that failed, until it has loaded; a model that nobody has
-    asked for yet does not count against it. Also 503 from the moment the server is told to stop.
+    asked for yet does not count against it. Also 503 while the device of any loaded model fails, and from the
+    moment the server is told to stop.
     """
     registry = current_app.extensions["registry"]
     state, phase, share = registry.status(registry.catalog.default)
@@ -68,8 +69,8 @@ def ready() -> Response:
         status = "draining"
     elif state == "loading":
         status, more = "loading", {"phase": phase, "progress": round(share, 3)}
-    elif state == "failed":
-        status, more = "unhealthy", {"reason": phase}
+    elif reason := phase if state == "failed" else registry.fault():
+        status, more = "unhealthy", {"reason": reason}
     told = _told() | more if _may_know() else {}
     return json_response({"status": status} | told, 200 if status == "healthy" else 503)
 

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from app.errors import ModelLoadFailed
 from app.settings import VERSION
 from tests.conftest import wait_until
-from tests.unit.conftest import HELLO, House
+from tests.unit.conftest import HELLO, House, ScriptedEngine
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live"])
@@ -116,3 +116,19 @@ def test_another_model_that_loads_does_not_count_against_readiness(client: Flask
     gate.set()
     asking.join(20)
     assert ready.status_code == 200
+
+
+def test_a_failed_device_of_any_loaded_model_is_unhealthy(client: FlaskClient) -> None:
+    house: House = client.application.extensions["house"]
+    engines = {"scripted": house.engine, "second": ScriptedEngine()}
+    house.load = lambda spec, progress: engines[spec.id]
+    for model in engines:
+        house.registry.get(model).release()
+    assert client.get("/health/ready").status_code == 200
+    engines["second"].broken = "the chip hangs"
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.get_json()["status"]) == (503, "unhealthy")
+    assert ready.get_json()["reason"] == "second: the chip hangs"
+    assert client.get("/health").get_json()["details"]["reason"] == "second: the chip hangs"
+    engines["second"].broken = None
+    assert client.get("/health/ready").status_code == 200
