@@ -161,6 +161,10 @@ class ModelLoadFailed(Unavailable):
     code = "model_load_failed"
 
 
+class MayNotFit(ModelLoadFailed):
+    """The model could not be loaded, and what loads it does not say whether memory was the reason."""
+
+
 class DeviceFailed(Unavailable):
     """The device that a model runs on failed; the next request opens it anew."""
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from app.engine.catalog import Catalog
 from app.engine.types import Engine, ModelSpec, Progress
-from app.errors import ApiError, ModelLoadFailed, OutOfMemory, RequestTimeout
+from app.errors import ApiError, MayNotFit, ModelLoadFailed, OutOfMemory, RequestTimeout
 from app.telemetry import request_id, show_bar
 
 log = logging.getLogger(__name__)
@@ -194,11 +194,16 @@ class ModelRegistry:
         self._start_sweeper()
 
     def _load_making_room(self, spec: ModelSpec, progress: Progress) -> Engine:
-        """Load, and while that does not fit, unload what was idle for longest."""
+        """Load, and while that does not fit, unload what was idle for longest: once where that is a guess."""
+        doubted = False
         while True:
             try:
                 return self._load(spec, progress)
-            except OutOfMemory as error:
+            except (OutOfMemory, MayNotFit) as error:
+                if isinstance(error, MayNotFit):
+                    if doubted:
+                        raise
+                    doubted = True
                 with self._lock:
                     idle = [entry.idle_since for entry in self._entries.values() if entry.is_idle]
                 freed = self.unload_idle(time.monotonic() - min(idle)) if idle else []

@@ -22,7 +22,7 @@ from app.engine.tpu_layout import Layout, check_config
 from app.engine.tpu_prompt import Vision, prompt
 from app.engine.tpu_worker import Source, Worker
 from app.engine.types import Defaults, GenerationRequest, ModelSpec, Progress
-from app.errors import InvalidRequest, ModelLoadFailed, OutOfMemory
+from app.errors import InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
 
 Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
 """Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
@@ -181,7 +181,8 @@ def load(
     except BmError as error:
         if error.is_out_of_memory:
             raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
-        raise ModelLoadFailed(f"{spec.id}: {error}") from None
+        kind = MayNotFit if error.function == "bmrt_load_bmodel" else ModelLoadFailed
+        raise kind(f"{spec.id}: {error}") from None
     try:
         check_config(layout, raw)
         progress("reading the tokenizer", 0.9)

@@ -11,7 +11,15 @@ import pytest
 from app.engine.catalog import Catalog
 from app.engine.registry import Lease, ModelRegistry
 from app.engine.types import Engine, ModelSpec, Progress
-from app.errors import ApiError, ClientLeft, ModelLoadFailed, ModelNotFound, OutOfMemory, RequestTimeout
+from app.errors import (
+    ApiError,
+    ClientLeft,
+    MayNotFit,
+    ModelLoadFailed,
+    ModelNotFound,
+    OutOfMemory,
+    RequestTimeout,
+)
 from tests.conftest import wait_until
 from tests.unit.conftest import SPECS, ScriptedEngine
 
@@ -187,6 +195,20 @@ def test_without_idle_models_running_out_of_memory_is_told_at_once(
     with pytest.raises(OutOfMemory, match="does not fit"):
         registry.get(None)
     assert loader.calls == ["second", "scripted"]
+
+
+def test_what_may_not_fit_is_tried_once_more_after_one_idle_model_went(
+    registry: ModelRegistry, loader: Loader
+) -> None:
+    for model in ("scripted", "second"):
+        registry.get(model).release()
+    loader.errors += [MayNotFit("it returned false.")] * 2
+    with pytest.raises(MayNotFit, match="returned false"):
+        registry.get("third")
+    assert [engine.closed for engine in loader.made] == [1, 0]
+    loader.errors.append(MayNotFit("it returned false."))
+    registry.get("third").release()
+    assert [engine.closed for engine in loader.made] == [1, 1, 0]
 
 
 def test_room_is_made_once_only(registry: ModelRegistry, loader: Loader) -> None:

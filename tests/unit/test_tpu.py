@@ -20,6 +20,7 @@ from tests import tiny_models  # prepares torchvision
 from app.engine import catalog, loader
 from app.engine.bmrt import FUNCTIONS
 from app.engine.media_types import Clip, ImagePart, MediaOptions, VideoPart
+from app.engine.registry import ModelRegistry
 from app.engine.tpu import TpuEngine
 from app.engine.types import (
     Defaults,
@@ -557,6 +558,25 @@ def test_a_model_that_does_not_fit_leaves_the_memory_as_it_was(load: Callable[..
     control["limit_bytes"] = 20 << 20
     with pytest.raises(OutOfMemory, match="does not fit into the TPU's memory"):
         load()
+    assert [control[name] for name in LIVE] == [0] * len(LIVE)
+
+
+def test_a_second_model_gets_the_room_of_an_idle_one(compiled: Compiled) -> None:
+    control, libraries = standin.control(), str(standin.libraries())
+    one, two = spec(compiled()), replace(spec(compiled()), id="second")
+    registry = ModelRegistry(
+        catalog.Catalog((one, two), one.id),
+        lambda entry, progress: loader.load(entry, progress, max_concurrent=1, tpu_libraries=libraries),
+    )
+    try:
+        registry.get(one.id).release()
+        size = next(compiled().glob("*.bmodel")).stat().st_size
+        control["limit_bytes"] = control["live_bytes"] + size + (2 << 20)  # of the file, not of its arena
+        with registry.get("second") as lease:
+            assert registry.engines() == [lease.engine]
+    finally:
+        control["limit_bytes"] = 0
+        registry.close()
     assert [control[name] for name in LIVE] == [0] * len(LIVE)
 
 
