@@ -170,8 +170,8 @@ def test_ten_streams_on_two_caches_are_all_right(tpu: Tpu) -> None:
 
 
 def test_a_client_that_leaves_frees_its_cache(tpu: Tpu) -> None:
-    tpu.control["launch_micros"] = 3000
-    endless: Any = {"max_tokens": 300, "stream": True, "extra_body": {"ignore_eos": True}}
+    tpu.control["launch_micros"] = 15_000
+    endless: Any = {"max_tokens": 400, "stream": True, "extra_body": {"ignore_eos": True}}
     streams = [
         tpu.client.chat.completions.create(model="tpu-demo", messages=asks("Hello!"), **endless)
         for _ in range(2)
@@ -185,7 +185,7 @@ def test_a_client_that_leaves_frees_its_cache(tpu: Tpu) -> None:
     tpu.says("Hi", max_tokens=2)
     wait_until(lambda: tpu.server.details()["running"] == 0)
     a_token = 1 + 4 + 1
-    assert tpu.control["launches"] - launches < 300 * a_token  # of the 600 tokens that were asked for
+    assert tpu.control["launches"] - launches < 30 * a_token  # of the 800 tokens that were asked for
 
 
 FAULTS = ["bmrt_launch_tensor_ex", "bm_thread_sync", "bm_memcpy_s2d_partial_offset",
