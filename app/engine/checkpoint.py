@@ -14,6 +14,7 @@ from typing import Any
 from app.engine import remote_code
 from app.engine.types import ModelSpec, Progress
 from app.errors import ModelLoadFailed, ModelNotFound, OutOfMemory
+from app.settings import PROJECT
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,9 @@ def fetch(spec: ModelSpec, progress: Progress) -> Path:
     folder = Path(spec.source)
     if folder.is_absolute() or spec.source.startswith("."):
         if not folder.is_dir():
-            raise ModelNotFound(f"{spec.id}: its folder {folder.name} does not exist.", param="model")
+            shown = folder.relative_to(PROJECT) if folder.is_relative_to(PROJECT) else folder.name
+            more = " docs/tpu.md says how to get a compiled model." if spec.engine == "bmrt" else ""
+            raise ModelNotFound(f"{spec.id}: its folder {shown} does not exist.{more}", param="model")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError

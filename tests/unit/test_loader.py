@@ -34,6 +34,7 @@ from app.engine.types import (
     Token,
 )
 from app.errors import ApiError, ContextLengthExceeded, ModelLoadFailed, ModelNotFound, OutOfMemory
+from app.settings import PROJECT
 from tests.unit.conftest import remote_code_in
 
 Tiny = Callable[[str], pathlib.Path]
@@ -128,6 +129,9 @@ def test_a_folder_that_does_not_exist_is_not_found(tmp_path: pathlib.Path) -> No
         load(spec_of(tmp_path / "gone"))
     assert caught.value.param == "model"
     assert str(tmp_path) not in str(caught.value)
+    compiled = ModelSpec("the-model", str(PROJECT / "models" / "gone"), engine="bmrt")
+    with pytest.raises(ModelNotFound, match=r"its folder models/gone does not exist\. docs/tpu\.md says"):
+        load(compiled)
 
 
 @pytest.mark.parametrize(
