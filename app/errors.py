@@ -15,6 +15,7 @@
     ├── GenerationFailed           500    server_error           generation_failed
     └── Unavailable                503    server_error           …
         ├── ModelLoadFailed        503    server_error           model_load_failed
+        │   └── MayNotFit          503    server_error           model_load_failed
         ├── DeviceFailed           503    server_error           device_failed
         ├── OutOfMemory            503    server_error           out_of_memory
         └── Draining               503    server_error           draining

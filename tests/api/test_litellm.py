@@ -1,7 +1,9 @@
 """LiteLLM as a client: `openai/…` models with an address of their own."""
 
 import asyncio
+import gc
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +14,18 @@ from tests.conftest import Server, asks, scene
 TALK = asks("Tell me about yourself.")
 SEEN = asks("What is in this picture?", scene(colour="red", shape="circle"))
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pydantic, about LiteLLM's own code
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of pydantic, about LiteLLM's own code
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # it never closes its event loop
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_it_left_open() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -314,10 +314,10 @@ def test_a_row_that_cannot_be_kept_ends_like_any_other(
     model: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make()
-    keys, broken = bench.decoder.embedder.keys, iter([False, False, False, True])
+    keys, broken = bench.decoder.embedder.keys, iter([True])
 
     def sometimes(prompt: Any) -> torch.Tensor:
-        if next(broken, False):
+        if int(prompt.positions.min()) and next(broken, False):  # the first of what was generated
             raise MemoryError
         found: torch.Tensor = keys(prompt)
         return found
