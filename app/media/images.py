@@ -54,7 +54,9 @@ def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
             _check_size(image, param, max_pixels)
             check_scans(data, param)
             image.load()
-            return rgb(ImageOps.exif_transpose(image))
+            plain = rgb(ImageOps.exif_transpose(image))
+            plain.info = {}  # texts, profiles, Exif: up to all of the file, and copies would have them too
+            return plain
     except InvalidRequest:
         raise
     except UnidentifiedImageError:

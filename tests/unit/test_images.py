@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from app.errors import InvalidRequest
 from app.media import images
@@ -249,6 +249,21 @@ def test_a_picture_of_many_scans_is_refused_before_it_is_decoded() -> None:
             with pytest.raises(InvalidRequest, match="more than 100 scans") as caught:
                 read(scans(101, between=hidden), "place", MANY)
             assert (caught.value.code, caught.value.param) == ("invalid_image", "place")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_of_a_picture_nothing_but_its_pixels_is_held(kind: str, mode: str) -> None:
+    """What is prepared is kept, and counted by its pixels."""
+    texts, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    texts.add_text("note", "words" * 1000)
+    exif[0x010E] = "words" * 1000
+    known: dict[str, Any] = {"icc_profile": b"profile" * 1000, "exif": exif}
+    more = {"pnginfo": texts} if kind == "PNG" else {"comment": b"words"} if kind == "JPEG" else {}
+    data = saved(Image.new("L" if kind == "JPEG" else mode, (4, 4)), kind, **known, **more)
+    image = decoded(data).resize((2, 2))
+    assert image.info == {}
+    assert all(len(value) < 100 for value in vars(image).values() if hasattr(value, "__len__"))
 
 
 def test_bytes_flipped_at_random_give_a_picture_or_a_refusal() -> None:
