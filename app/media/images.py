@@ -24,6 +24,10 @@ MAX_PADDED_SIDE = 4096
 MOST_SCANS = 100
 """Of a JPEG; ten are usual. Each goes over the whole picture, takes a few bytes, and nothing can stop it."""
 MOST_SEGMENTS = 2000
+MOST_FILL = 4096
+"""Bytes FF in a row between segments, over which libjpeg goes again for each piece that it is fed, and of
+anything before the first scan, over which Pillow goes byte by byte."""
+STEP = 1 << 16
 JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 """Those that have a length behind them, and the end (D9)."""
 # Pillow's own limit warns, then raises, at numbers of its own; ours is checked first.
@@ -37,9 +41,9 @@ def pixels(data: bytes, param: str, max_pixels: int) -> int:
     InvalidRequest if they are more than `max_pixels`, or would be gone over too often.
     """
     try:
+        check_scans(data, param)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, param, max_pixels)
-            check_scans(data, param)
             return image.width * image.height
     except InvalidRequest:
         raise
@@ -48,13 +52,16 @@ def pixels(data: bytes, param: str, max_pixels: int) -> int:
 
 
 def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
-    """The picture as 8-bit RGB, upright, transparency over white; raises InvalidRequest naming `param`."""
+    """A picture that `pixels` let through, as 8-bit RGB, upright, transparency over white; raises
+    InvalidRequest naming `param`.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, param, max_pixels)
-            check_scans(data, param)
             image.load()
-            return rgb(ImageOps.exif_transpose(image))
+            plain = rgb(ImageOps.exif_transpose(image))
+            plain.info = {}  # texts, profiles, Exif: up to all of the file, and copies would have them too
+            return plain
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
@@ -99,12 +106,22 @@ def _check_size(image: Image.Image, param: str, max_pixels: int) -> None:
 
 
 def check_scans(data: bytes, param: str) -> None:
-    """Raise InvalidRequest for a JPEG of more scans than any picture has; other data have none."""
+    """Raise InvalidRequest for a JPEG of more scans, or more filling, than any picture has; other data have
+    none.
+    """
     if not data.startswith(b"\xff\xd8"):
         return
-    at = scans = 0
+    at = 2
+    scans = 0
     for _ in range(MOST_SEGMENTS):
-        marker = JPEG_MARKER.search(data, at)
+        marker = _marker(data, at)
+        end = len(data) if marker is None else marker.start()
+        if (not scans and end - at > MOST_FILL) or _is_filled(data, at, end):
+            raise InvalidRequest(
+                f"The JPEG has more than {MOST_FILL} bytes of filling in a row.",
+                param=param,
+                code="invalid_image",
+            )
         if marker is None or marker[1] == b"\xd9":
             return
         scans += marker[1] == b"\xda"
@@ -115,6 +132,21 @@ def check_scans(data: bytes, param: str) -> None:
         f"The JPEG has more than {MOST_SCANS} scans, or {MOST_SEGMENTS} segments.",
         param=param,
         code="invalid_image",
+    )
+
+
+def _marker(data: bytes, at: int) -> re.Match[bytes] | None:
+    """The next marker, looked for in steps: nothing else runs in Python while a search does."""
+    for start in range(at, len(data), STEP):
+        if found := JPEG_MARKER.search(data, start, start + STEP + 1):
+            return found
+    return None
+
+
+def _is_filled(data: bytes, at: int, end: int) -> bool:
+    fill = bytes([255]) * MOST_FILL
+    return any(
+        data.find(fill, start, min(end, start + STEP + MOST_FILL)) >= 0 for start in range(at, end, STEP)
     )
 
 

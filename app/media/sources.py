@@ -16,6 +16,13 @@ from app.media.web import Lines, Web
 DATA_URL = re.compile(
     r"data:(?P<kind>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*(?P<base64>;base64)?,", re.IGNORECASE
 )
+BLANKS = b" \t\r\n\f\v"
+ESCAPES = [
+    (code, bytes([byte]))
+    for byte in b"+/= \t\r\n"
+    for code in dict.fromkeys((b"%%%02X" % byte, b"%%%02x" % byte))
+]
+"""What is escaped of base64, and its line ends; letters and digits never are."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 PATH_LENGTH = 4096
 
@@ -75,7 +82,10 @@ def data_url_bytes(url: str, param: str, budget: Budget | None = None) -> bytes:
     if budget is not None:  # before it is decoded: four characters are three bytes, or fewer
         budget.check((len(url) - head.end()) // 12 * 3, param)
     try:
-        return base64.b64decode(re.sub(r"\s", "", unquote(url[head.end() :])), validate=True)
+        encoded = url[head.end() :].encode("ascii")
+        for code, plain in ESCAPES:  # one step of C each, as nothing else runs in Python meanwhile
+            encoded = encoded.replace(code, plain)
+        return base64.b64decode(encoded.translate(None, BLANKS), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest(
             "The data: URL's base64 is broken.", param=param, code="invalid_base64"

@@ -30,6 +30,8 @@ MOST_FRAMES = 300_000
 FASTEST = 1000.0
 """Frames per second beyond which a rate is a lie."""
 LOOK_EVERY = 64
+MOST_STREAMS = 4
+"""Of video in a file, cover pictures too: FFmpeg decodes a frame of each to open it."""
 JPEG_SCAN = b"\xff\xda"
 Size = tuple[int, int]
 
@@ -85,6 +87,7 @@ class Packets:
 def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str, stopped: Event) -> Video:
     """The frames that the plan keeps; raises InvalidRequest for what is no video or over a limit."""
     import av
+    import numpy as np
 
     container = "gif" if head.startswith(b"GIF8") else kinds.container(head)
     if container is None:
@@ -92,11 +95,12 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
             param, "The data is no video of a known kind (MP4, MOV, MKV, AVI, FLV, WMV, GIF, WEBP)."
         )
     try:
-        with _opened(file, container) as (source, stream):
+        _check_streams(file, container, limits, param)
+        with _opened(file, container, limits) as (source, stream):
             size = _size(stream, limits, param)
             packets = _packets(source, stream, container, param, stopped)
             _check(packets, stream, limits, param)
-        turn = _rotation(file, container)
+        turn = _rotation(file, container, limits)
         upright = size[::-1] if turn % 180 else size
         plan = planner(len(packets.times), packets.rate, upright)
         picks = _picks(packets, plan.indices)
@@ -104,25 +108,36 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
     except (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError) as error:
         log.debug("a video was refused: %r", error)
         raise _broken(param, "The video is broken or cut off.") from None
-    return _video([shrunk[pick] for pick in picks], plan, packets, upright)
+    frames = np.stack([shrunk[pick] for pick in picks])
+    return Video(frames, tuple(plan.indices), packets.rate, len(packets.times), upright)
 
 
-def _video(frames: Sequence[Any], plan: Plan, packets: Packets, size: Size) -> Video:
-    import numpy as np
+def _check_streams(file: Any, container: str, limits: Limits, param: str) -> None:
+    """Look at the header with no decoder: opening a file decodes, before anything can be asked."""
+    with _container(file, container, "none", limits) as source:
+        if len(source.streams.video) > MOST_STREAMS:
+            raise _broken(param, f"The video has more than {MOST_STREAMS} streams of pictures.")
+        for stream in source.streams.video:
+            if (context := stream.codec_context) and context.width:
+                _check_pixels(context.width, context.height, limits, param)
 
-    return Video(np.stack(frames), tuple(plan.indices), packets.rate, len(packets.times), size)
 
-
-@contextlib.contextmanager
-def _opened(file: Any, container: str) -> Iterator[tuple[Any, Any]]:
-    """The file as FFmpeg reads it, and its first video stream that is no cover picture."""
+def _container(file: Any, container: str, codecs: str, limits: Limits) -> Any:
+    """The file as FFmpeg reads it, by these decoders."""
     import av
 
     file.seek(0)
-    options = {"codec_whitelist": ",".join(CODECS), "protocol_whitelist": "", "enable_drefs": "0"}
-    if container != "mov":
-        del options["enable_drefs"]
-    with av.open(file, "r", format=container, options=options, metadata_errors="ignore") as source:
+    options = {"codec_whitelist": codecs, "protocol_whitelist": "", "max_pixels": str(limits.pixels)}
+    options |= {"enable_drefs": "0"} if container == "mov" else {}
+    return av.open(file, "r", format=container, options=options, metadata_errors="ignore")
+
+
+@contextlib.contextmanager
+def _opened(file: Any, container: str, limits: Limits) -> Iterator[tuple[Any, Any]]:
+    """The file open, and its first video stream that is no cover picture."""
+    import av
+
+    with _container(file, container, ",".join(CODECS), limits) as source:
         attached = av.stream.Disposition.attached_pic
         streams = [one for one in source.streams.video if not one.disposition & attached]
         if not streams:
@@ -131,6 +146,7 @@ def _opened(file: Any, container: str) -> Iterator[tuple[Any, Any]]:
         if stream.codec_context is None:
             raise ValueError("no decoder")
         stream.codec_context.thread_type = "SLICE"
+        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
         yield source, stream
 
 
@@ -139,6 +155,8 @@ def _size(stream: Any, limits: Limits, param: str) -> Size:
     context = stream.codec_context
     if context.name not in CODECS:
         raise _broken(param, "The video's codec is none that is decoded here.")
+    if not context.width:  # FFmpeg, opening the file, met frames over max_pixels, or none
+        raise _broken(param, f"The video has no frames of at most {limits.pixels / 1e6:g} megapixels.")
     _check_pixels(context.width, context.height, limits, param)
     return context.width, context.height
 
@@ -151,20 +169,17 @@ def _check_pixels(width: int, height: int, limits: Limits, param: str) -> None:
             param=param,
             code="video_too_large",
         )
-    if min(width, height) < 1 or max(width, height) > 200 * min(width, height):
-        raise InvalidRequest(
-            f"The video is {width} × {height} pixels; one side may be 200 times the other at most.",
-            param=param,
-            code="invalid_video",
+    if max(width, height) > 200 * min(width, height):
+        raise _broken(
+            param, f"The video is {width} × {height} pixels; one side may be 200 times the other at most."
         )
 
 
 def check_count(count: int, param: str) -> None:
     """Raise InvalidRequest for more frames than any video has."""
     if count > MOST_FRAMES:
-        raise InvalidRequest(
-            f"The video has more than {MOST_FRAMES} frames.", param=param, code="video_too_long"
-        )
+        text = f"The video has more than {MOST_FRAMES} frames."
+        raise InvalidRequest(text, param=param, code="video_too_long")
 
 
 def _packets(source: Any, stream: Any, container: str, param: str, stopped: Event) -> Packets:
@@ -231,11 +246,10 @@ def _picks(packets: Packets, indices: Sequence[int]) -> list[int]:
     return found
 
 
-def _rotation(file: Any, container: str) -> int:
+def _rotation(file: Any, container: str, limits: Limits) -> int:
     """By how much frames are to be turned counterclockwise, from the first of them."""
-    with _opened(file, container) as (source, stream):
-        frame = next(source.decode(stream), None)
-        return int(getattr(frame, "rotation", 0) or 0) % 360
+    with _opened(file, container, limits) as (source, stream):
+        return int(getattr(next(source.decode(stream), None), "rotation", 0) or 0) % 360
 
 
 class _MissedError(Exception):
@@ -262,8 +276,7 @@ def _kept(
         return plan.fit(np.ascontiguousarray(np.rot90(array, turn // 90)) if turn else array)
 
     for seeks in (True, False) if packets.is_timed and packets.keys else (False,):
-        with _opened(file, container) as (source, stream), contextlib.suppress(_MissedError):
-            stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        with _opened(file, container, limits) as (source, stream), contextlib.suppress(_MissedError):
             kept: dict[int, Any] = {}
             for found, frame in _decoded(source, stream, picks, packets, seeks, stopped):
                 kept |= dict.fromkeys(found, shrunk(frame))

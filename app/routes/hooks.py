@@ -155,7 +155,9 @@ def _http_error(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
         _discard_body()
         limit = (request.max_content_length or 0) / 1024 / 1024
-        return _api_error(BodyTooLarge(f"The body is larger than the limit of {limit:.3g} MiB."))
+        whole = f"The body is larger than the limit of {limit:.3g} MiB."
+        text = error.description if "description" in vars(error) else whole
+        return _api_error(BodyTooLarge(text or whole))
     problem = ApiError(error.description or error.name, code=error.name.lower().replace(" ", "_"))
     problem.status = error.code or 500
     problem.type = "invalid_request_error" if problem.status < 500 else "server_error"

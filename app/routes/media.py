@@ -3,7 +3,7 @@
 import errno
 
 from flask import Blueprint, Response, current_app, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.errors import InvalidRequest, Unavailable, UnsupportedMediaType
 from app.routes.describe import GENERATION, describe
@@ -16,6 +16,7 @@ from app.services.completion import Completions
 bp = Blueprint("media", __name__)
 FIELDS_BYTES = 2**20
 """Of a form beside its file."""
+PARTS = 100
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -39,14 +40,26 @@ def describe_media() -> Response:
         raise UnsupportedMediaType("The body must be a form, sent as multipart/form-data.")
     settings = current_app.extensions["settings"]
     request.max_content_length = int(settings.max_media_mb * 2**20) + FIELDS_BYTES
+    request.max_form_memory_size, request.max_form_parts = FIELDS_BYTES, PARTS
     try:
         form, files = request.form, request.files
+    except RequestEntityTooLarge:
+        if (request.content_length or 0) > request.max_content_length:
+            raise
+        raise RequestEntityTooLarge(
+            f"The form has more than {PARTS} parts, a text of more than {FIELDS_BYTES // 2**20} MiB, or more "
+            f"than {request.max_content_length / 2**20:.3g} MiB."
+        ) from None
     except HTTPException:
         raise
     except Exception as problem:  # a chunk that is none, a connection that broke
         if getattr(problem, "errno", None) in NO_ROOM:
             raise Unavailable("The server has no room on its disk for the upload.") from None
         raise InvalidRequest("The form could not be read to its end.", code="incomplete_body") from None
+    for parts in (form, files):
+        for name in parts:
+            if (count := len(parts.getlist(name))) > 1:
+                raise InvalidRequest(f"The form has {count} parts of this name.", param=name[:200])
     asked = upload.load(form.to_dict(), {name: one.stream for name, one in files.items()})
     completions: Completions = current_app.extensions["completions"]
     completion = completions.start(asked, client_left(request))

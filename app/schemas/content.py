@@ -18,6 +18,8 @@ MAX_FRAMES = 10_000
 LOW_DETAIL = 512 * 512
 """Pixels of a picture with detail low, as OpenAI has it."""
 SOURCE = "data:, http:, https: or file: URL, or a path"
+MOST = 10**9
+"""Characters of one: of a data: URL --max-body-mb and --max-media-mb are the limits."""
 NEEDS = {role: ("content",) for role in ROLES if role != "assistant"} | {"tool": ("content", "tool_call_id")}
 """What a message of a role cannot do without; an assistant's content may be null or absent."""
 
@@ -32,7 +34,9 @@ class TextPartSchema(Body):
 class ImageUrlSchema(Body):
     """{"url": …, "detail": "auto" | "low" | "high" | "original"}"""
 
-    url = Text(required=True, least=1, metadata={"description": f"a picture, or a video: {SOURCE}"})
+    url = Text(
+        required=True, least=1, most=MOST, metadata={"description": f"a picture, or a video: {SOURCE}"}
+    )
     detail = Text(
         validate=one_of("auto", "low", "high", "original"),
         allow_none=True,
@@ -43,7 +47,7 @@ class ImageUrlSchema(Body):
 class VideoUrlSchema(Body):
     """{"url": …}"""
 
-    url = Text(required=True, least=1, metadata={"description": f"a video: {SOURCE}"})
+    url = Text(required=True, least=1, most=MOST, metadata={"description": f"a video: {SOURCE}"})
 
 
 class Url(fields.Nested):
@@ -72,7 +76,9 @@ class ImagePartSchema(MediaPartSchema):
     """{"type": "image", "image": URL}, Qwen's form of a picture."""
 
     type = always("image")
-    image = Text(required=True, least=1, metadata={"description": f"a picture, or a video: {SOURCE}"})
+    image = Text(
+        required=True, least=1, most=MOST, metadata={"description": f"a picture, or a video: {SOURCE}"}
+    )
 
 
 class VideoUrlPartSchema(MediaPartSchema):
@@ -85,8 +91,8 @@ class VideoUrlPartSchema(MediaPartSchema):
 class Frames(fields.Field[Any]):
     """The URL of a video, or a list of pictures' URLs, its frames."""
 
-    text = Text(least=1)
-    several = Items(Text(least=1), least=1, most=MAX_FRAMES)
+    text = Text(least=1, most=MOST)
+    several = Items(Text(least=1, most=MOST), least=1, most=MAX_FRAMES)
 
     def json_schema(self, of: SchemaOf) -> dict[str, Any]:
         """Either form, for the document."""

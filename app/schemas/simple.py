@@ -6,7 +6,7 @@ from marshmallow import post_load
 
 from app.engine.media_types import ImagePart
 from app.engine.types import ChatRequest, Message, TextPart
-from app.schemas.content import MAX_PARTS
+from app.schemas.content import MAX_PARTS, MOST
 from app.schemas.fields import Body, Flag, Integer, Items, Matching, Number, Text, checked
 from app.schemas.sampling import about
 
@@ -32,7 +32,7 @@ class SimpleChatSchema(SessionSchema):
     message = Text(required=True, least=1, metadata={"description": "what is said"})
     max_tokens = Integer(low=1, high=10**9, **about("at most so many; else 512, or what still fits"))
     temperature = Number(low=0, high=2, **about("else 0.7; 0 is greedy"))
-    images = Items(Text(least=1), most=MAX_PARTS, **about("pictures, as in image_url"))
+    images = Items(Text(least=1, most=MOST), most=MAX_PARTS, **about("pictures, as in image_url"))
     stream = Flag(**about("answer in server-sent events"))
 
     @post_load

@@ -63,5 +63,10 @@ def load(form: Mapping[str, str], files: Mapping[str, IO[bytes]]) -> ChatRequest
     """The request of a parsed form; raises InvalidRequest."""
     if "file" in form:
         raise InvalidRequest("file is a text, where an upload with a filename is expected.", param="file")
+    for name in files:
+        if name != "file" and name in UploadSchema().fields:
+            raise InvalidRequest(
+                f"{name} is a file, where a text without a filename is expected.", param=name
+            )
     found: ChatRequest = checked(UploadSchema(), {**form, **files})
     return found

@@ -156,3 +156,9 @@ def test_the_source_of_a_picture_stays_out_of_logs() -> None:
     assert "secret" not in repr(
         load({"role": "user", "content": [{"type": "image", "image": "data:secret"}]})
     )
+
+
+def test_a_data_url_is_as_long_as_the_limits_of_bodies_and_media_allow() -> None:
+    url = "data:;base64," + "A" * 10_000_001
+    for part in ({"type": "image_url", "image_url": {"url": url}}, {"type": "video", "video": [url, url]}):
+        assert load({"role": "user", "content": [part]}).parts

@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from app.errors import InvalidRequest
 from app.media import images
@@ -245,10 +245,47 @@ def test_a_picture_of_many_scans_is_refused_before_it_is_decoded() -> None:
     thumbnail = b"\xff\xe1\x04\0" + scans(10)[:0x3FE].ljust(0x3FE, b"\xff")
     assert decoded(scans(50, before=thumbnail, after=scans(90))).size == (64, 64)
     for hidden in (b"", b"\xff\x01\xff\xff", b"\xff\xff\xfe\0\x04\xff\xd9"):
-        for read in (images.decode, images.pixels):
-            with pytest.raises(InvalidRequest, match="more than 100 scans") as caught:
-                read(scans(101, between=hidden), "place", MANY)
-            assert (caught.value.code, caught.value.param) == ("invalid_image", "place")
+        with pytest.raises(InvalidRequest, match="more than 100 scans") as caught:
+            images.pixels(scans(101, between=hidden), "place", MANY)
+        assert (caught.value.code, caught.value.param) == ("invalid_image", "place")
+
+
+def test_a_jpeg_of_filling_is_refused_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over it Pillow and libjpeg go byte by byte, or time and again: 62 MiB took a minute."""
+    end = JPEG.index(b"\xff\xda")
+    inside = b"\xff\xe1\xff\xff" + b"\xff" * 65_533
+    for harmless in (
+        JPEG[:-2] + b"\xff" * 99 + JPEG[-2:],
+        JPEG[:2] + inside + JPEG[2:],
+        JPEG + b"\xff" * 9999,
+    ):
+        assert images.pixels(harmless, "place", MANY) == 64 * 64
+        assert decoded(harmless).size == (64, 64)
+    stuffed = JPEG[:-2] + b"\xff\0" * 200_000 + JPEG[-2:]
+    assert images.pixels(stuffed, "place", MANY) == 64 * 64
+    monkeypatch.setattr(Image, "open", None)
+    for where in (2, end, len(JPEG) - 2):
+        for before in (0, 65_000, 200_000):
+            data = JPEG[:where] + b"\0" * (before if where > end else 0) + b"\xff" * 5000 + JPEG[where:]
+            with pytest.raises(InvalidRequest, match="4096 bytes of filling"):
+                images.pixels(data, "place", MANY)
+    with pytest.raises(InvalidRequest, match="4096 bytes of filling"):
+        images.pixels(JPEG[:end] + b"\0" * 5000 + JPEG[end:], "place", MANY)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_of_a_picture_nothing_but_its_pixels_is_held(kind: str, mode: str) -> None:
+    """What is prepared is kept, and counted by its pixels."""
+    texts, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    texts.add_text("note", "words" * 1000)
+    exif[0x010E] = "words" * 1000
+    known: dict[str, Any] = {"icc_profile": b"profile" * 1000, "exif": exif}
+    more = {"pnginfo": texts} if kind == "PNG" else {"comment": b"words"} if kind == "JPEG" else {}
+    data = saved(Image.new("L" if kind == "JPEG" else mode, (4, 4)), kind, **known, **more)
+    image = decoded(data).resize((2, 2))
+    assert image.info == {}
+    assert all(len(value) < 100 for value in vars(image).values() if hasattr(value, "__len__"))
 
 
 def test_bytes_flipped_at_random_give_a_picture_or_a_refusal() -> None:

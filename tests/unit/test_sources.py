@@ -3,6 +3,7 @@
 import base64
 import io
 import pathlib
+import sys
 
 import pytest
 
@@ -31,6 +32,7 @@ def test_the_example_has_all_odd_characters() -> None:
         f"data:image/png;name=a.png;charset=utf-8;base64,{CODE}",
         f"data:image/png;base64,{CODE[:5]}\r\n {CODE[5:]}\n",
         f"data:image/png;base64, {CODE}",
+        f"data:image/png;base64,%20{CODE[:5]}%0d%0A%09{CODE[5:]}",
         f"data:image/png;base64,{CODE.replace('=', '%3D')}",
         f"data:image/png;base64,{CODE.replace('=', '%3d')}",
         f"data:image/png;base64,{CODE.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}",
@@ -133,3 +135,22 @@ def test_a_data_url_that_is_too_long_is_refused_before_it_is_decoded(monkeypatch
     monkeypatch.setattr(base64, "b64decode", None)
     with pytest.raises(BodyTooLarge):
         read("data:;base64," + "A" * 500)
+
+
+@pytest.mark.parametrize("blank", [" ", "%20", "%0a", "a%0D"])
+def test_millions_of_blanks_hold_up_no_thread(blank: str) -> None:
+    """What goes over them one by one keeps all others from running: here it would be seen as many calls."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    url = f"data:;base64,{blank * 400_000}{CODE}"
+    sys.setprofile(count)
+    try:
+        found = sources.data_url_bytes(url, "place")
+    finally:
+        sys.setprofile(None)
+    assert found.endswith(BYTES)
+    assert calls < 200
