@@ -119,9 +119,16 @@ class TpuEngine(LanguageEngine):
         self._worker.wake()
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The prompt as the networks take it; raises InvalidRequest for a picture that is too large."""
+        """The prompt as the networks take it; raises InvalidRequest for a picture that is too large, and for
+        tokens of pictures that are not there.
+        """
         arrays = {name: value.numpy() for name, value in inputs.items() if hasattr(value, "numpy")}
-        made = prompt(arrays, self._vision, self._layout.axes)
+        try:
+            made = prompt(arrays, self._vision, self._layout.axes)
+        except ValueError as problem:
+            raise InvalidRequest(
+                f"The prompt's tokens and its pictures do not match: {problem}.", param="prompt"
+            ) from None
         for picture in made.pictures:
             if picture.patches > self._layout.patches:
                 raise InvalidRequest(

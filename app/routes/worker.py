@@ -93,6 +93,10 @@ class Worker(ThreadWorker):
         self._drain()
         super().handle_exit(sig, frame)
 
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """Ctrl-C, which a terminal sends to all processes, and the SIGQUIT that follows: the same stop."""
+        self.handle_exit(sig, frame)
+
     def is_parent_alive(self) -> bool:
         """Whether there still is a master; without one this is the end as well."""
         there = bool(super().is_parent_alive())

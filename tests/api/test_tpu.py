@@ -260,6 +260,13 @@ def test_a_model_that_is_not_complete_is_a_503_with_the_reason(tpu: Tpu) -> None
         tpu.says("Hello!", model="tpu-lost")
 
 
+def test_a_text_with_a_pictures_token_and_no_picture_is_refused(tpu: Tpu) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        tpu.client.completions.create(model="tpu-demo", prompt="a <|image_pad|> b", max_tokens=2)
+    assert caught.value.param == "prompt"
+    assert tpu.client.completions.create(model="tpu-demo", prompt="a red", max_tokens=2).choices
+
+
 def test_what_needs_logits_is_refused_where_there_are_none(
     compiled: Callable[..., pathlib.Path], tmp_path: pathlib.Path
 ) -> None:

@@ -112,7 +112,8 @@ def test_a_stop_lets_32_streams_finish_and_refuses_others(start: Any) -> None:
         assert "Traceback" not in server.log
 
 
-def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any, how: int) -> None:
     """And clients that read nothing do not hold up the end."""
     with start("--drain-timeout", "2") as server, contextlib.ExitStack() as others:
         for _ in range(4):
@@ -126,7 +127,7 @@ def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any) ->
         answers: list[requests.Response] = []
         whole.start()
         wait_until(lambda: server.details()["running"] == 9)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(how)
         join(streams)
         whole.join(30)
         assert server.process.wait(30) == 0
