@@ -56,11 +56,8 @@ def describe_media() -> Response:
         if getattr(problem, "errno", None) in NO_ROOM:
             raise Unavailable("The server has no room on its disk for the upload.") from None
         raise InvalidRequest("The form could not be read to its end.", code="incomplete_body") from None
-    for parts in (form, files):
-        for name in parts:
-            if (count := len(parts.getlist(name))) > 1:
-                raise InvalidRequest(f"The form has {count} parts of this name.", param=name[:200])
-    asked = upload.load(form.to_dict(), {name: one.stream for name, one in files.items()})
+    streams = {name: [one.stream for one in files.getlist(name)] for name in files}
+    asked = upload.load(form.to_dict(flat=False), streams)
     completions: Completions = current_app.extensions["completions"]
     completion = completions.start(asked, client_left(request))
     return stream(completion) if asked.stream else json_response(completion.collect())

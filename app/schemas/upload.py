@@ -59,14 +59,23 @@ class UploadSchema(Body):
         )
 
 
-def load(form: Mapping[str, str], files: Mapping[str, IO[bytes]]) -> ChatRequest:
-    """The request of a parsed form; raises InvalidRequest."""
+def load(form: Mapping[str, list[str]], files: Mapping[str, list[IO[bytes]]]) -> ChatRequest:
+    """The request of a parsed form, all parts of each name; raises InvalidRequest.
+
+    Parts of names that the schema does not have are passed over, however many.
+    """
     if "file" in form:
         raise InvalidRequest("file is a text, where an upload with a filename is expected.", param="file")
-    for name in files:
-        if name != "file" and name in UploadSchema().fields:
+    data: dict[str, Any] = {}
+    for name in UploadSchema().fields:
+        if name != "file" and name in files:
             raise InvalidRequest(
                 f"{name} is a file, where a text without a filename is expected.", param=name
             )
-    found: ChatRequest = checked(UploadSchema(), {**form, **files})
+        parts = files.get(name, []) if name == "file" else form.get(name, [])
+        if len(parts) > 1:
+            raise InvalidRequest(f"The form has {len(parts)} parts of this name.", param=name)
+        if parts:
+            data[name] = parts[0]
+    found: ChatRequest = checked(UploadSchema(), data)
     return found

@@ -91,6 +91,12 @@ def test_a_form_is_refused_for_what_is_wrong_with_it(
     assert words in error["message"]
 
 
+def test_parts_of_other_names_are_passed_over(client: FlaskClient) -> None:
+    form = parts(FILE, ("prompt", b"hi"), ("other", b"1"), ("other", b"2"), ('other"; filename="o.txt', b"3"))
+    response = client.post("/v1/media/describe", data=form, content_type=FORM)
+    assert response.status_code == 200
+
+
 def test_a_form_of_a_long_prompt_within_the_limit_is_read(client: FlaskClient) -> None:
     form = parts(FILE, ("prompt", b"a " * 300_000))
     response = client.post("/v1/media/describe", data=form, content_type=FORM)
