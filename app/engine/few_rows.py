@@ -59,6 +59,7 @@ class FewRows:
         spans = np.array(rows, np.int64)
         widest = max(self._inner, (heads + 2 * kv_heads) * size)
         work = np.empty(count * (widest + parts * heads * (size + 2)), np.float32)
+        arrived = np.zeros(1, np.int64)
         logits = torch.empty((count, self._head.outputs))
         step_kernel.run(
             step_kernel.step(self._head.kind, store.dtype),
@@ -66,7 +67,7 @@ class FewRows:
                 count, self._layers, hidden.shape[1], self._inner, heads, kv_heads, size, self._head.outputs,
                 parts, store.shape[1], len(work), self._addresses.ctypes.data, self._epsilons.ctypes.data,
                 hidden.data_ptr(), rotation.data_ptr(), spans.ctypes.data, work.ctypes.data,
-                logits.data_ptr(),
+                logits.data_ptr(), arrived.ctypes.data,
             ),
         )  # fmt: skip
         return logits

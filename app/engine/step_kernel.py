@@ -14,6 +14,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -21,7 +22,10 @@ from numba.extending import intrinsic
 from app.engine.attention_kernel import attend, join
 from app.engine.kernels import BLOCK, norm, product, silu_product
 
-_barrier = types.ExternalFunction("GOMP_barrier", types.void())
+SPINS = 1000
+"""Looks at the counter of a barrier after which a thread lets others run."""
+
+_yield = types.ExternalFunction("sched_yield", types.int32())
 _rank = types.ExternalFunction("omp_get_thread_num", types.int32())
 _ranks = types.ExternalFunction("omp_get_num_threads", types.int32())
 
@@ -32,6 +36,37 @@ def _pointer(typing: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def _add_one(typing: Any, counter: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "seq_cst")
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _load(typing: Any, counter: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(place, "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@njit(error_model="numpy")
+def _wait(counter: Any, ranks: Any) -> None:
+    """Wait until all ranks are here; the counter at that address began at 0. OpenMP's own barrier puts
+    threads to sleep where a process has more of them than there are cores: a seventh of a step in all.
+    """
+    goal = (_add_one(counter) // ranks + 1) * ranks
+    spins = 0
+    while _load(counter) < goal:
+        spins += 1
+        if spins % SPINS == 0:
+            _yield()
 
 
 @njit(error_model="numpy")
@@ -58,6 +93,7 @@ def _layer(
     rotation: Any,
     spans: Any,
     store: Any,
+    counter: Any,
     kind: Any,
     rank: Any,
     ranks: Any,
@@ -76,26 +112,26 @@ def _layer(
 
     norm(hidden, _vector(addresses[0], width), epsilons[0], normed)
     _linear(normed, addresses[3:], qkv, False, kind, rank, ranks)
-    _barrier()
+    _wait(counter, ranks)
     turning = qkv.reshape(rows, all_heads, size)
     attend(turning, head_norms, epsilons[2], rotation, spans, store, partial, rank, ranks)
-    _barrier()
+    _wait(counter, ranks)
     join(partial, mixed)
     _linear(mixed, addresses[6:], hidden, True, kind, rank, ranks)
-    _barrier()
+    _wait(counter, ranks)
     norm(hidden, _vector(addresses[1], width), epsilons[1], normed)
     weight = carray(_pointer(addresses[9]), (2 * inner // BLOCK, width, BLOCK), kind)
     scales, bias = _vector(addresses[10], 2 * inner), _vector(addresses[11], 2 * inner)
     silu_product(normed, weight, scales, bias, gated, rank, ranks)
-    _barrier()
+    _wait(counter, ranks)
     _linear(gated, addresses[12:], hidden, True, kind, rank, ranks)
-    _barrier()
+    _wait(counter, ranks)
 
 
 @njit(error_model="numpy")
 def _step(arguments: Any, kind: Any, kept: Any) -> None:
-    """A step of all layers and the head; the arguments are those of `StepArguments`, in its order."""
-    given = carray(arguments, (18,), np.int64)
+    """A step of all layers and the head; the arguments are numbers and addresses, as few_rows.py has them."""
+    given = carray(arguments, (19,), np.int64)
     rows, layers, width, inner, heads, kv_heads, size, words, parts, tokens, space = given[:11]
     rank, ranks = _rank(), _ranks()
     addresses = carray(_pointer(given[11]), (layers + 1, 16), np.int64)
@@ -109,7 +145,9 @@ def _step(arguments: Any, kind: Any, kept: Any) -> None:
     for index in range(layers):
         one = addresses[index]
         store = carray(_pointer(one[15]), (tokens, 2 * kv_heads, size), kept)
-        _layer(sizes, one, epsilons[index], hidden, work, rotation, spans, store, kind, rank, ranks)
+        _layer(
+            sizes, one, epsilons[index], hidden, work, rotation, spans, store, given[18], kind, rank, ranks
+        )
     normed = np.empty((rows, width), np.float32)
     norm(hidden, _vector(addresses[layers, 0], width), epsilons[layers, 0], normed)
     _linear(normed, addresses[layers, 3:], logits, False, kind, rank, ranks)
