@@ -6,9 +6,10 @@ positions are the model's own modules. What is written here is the layer, becaus
 longer to be called than a short step takes to compute (docs/performance.md).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -18,6 +19,12 @@ from app.engine.cache import KVCache
 from app.engine.cuda import StepGraphs, record_cuda
 from app.engine.embedding import Embedder, Prompt, joined
 from app.engine.linear import JointLinear, input_dtype, rounds
+from app.engine.streamed import streamed
+
+if TYPE_CHECKING:
+    from app.engine.few_rows import FewRows
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """How far logits may be from the model's own when it is tried: root mean square, relative to their spread."""
@@ -41,20 +48,20 @@ class Layer:
 
     def __init__(self, module: Any) -> None:
         attention, mlp = module.self_attn, module.mlp
-        self._before, self._between = Norm(module.input_layernorm), Norm(module.post_attention_layernorm)
-        self._qkv, (queries, keys, _) = _joint(attention.q_proj)
-        self._out = attention.o_proj
-        self._gate_up, _ = _joint(mlp.gate_proj)
-        self._activation, self._down = mlp.act_fn, mlp.down_proj
+        self.before, self.between = Norm(module.input_layernorm), Norm(module.post_attention_layernorm)
+        self.qkv, (queries, keys, _) = _joint(attention.q_proj)
+        self.out = attention.o_proj
+        self.gate_up, _ = _joint(mlp.gate_proj)
+        self.activation, self.down = mlp.act_fn, mlp.down_proj
         self.size = int(attention.head_dim)
         self.heads, self.kv_heads = queries // self.size, keys // self.size
-        self._head_norm: Norm | None = None
+        self.head_norm: Norm | None = None
         if hasattr(attention, "q_norm"):
-            self._head_norm = Norm(attention.q_norm, attention.k_norm, (self.heads, self.kv_heads))
+            self.head_norm = Norm(attention.q_norm, attention.k_norm, (self.heads, self.kv_heads))
 
     def takes(self, tokens: int) -> torch.dtype:
         """The number format in which hidden states of so many tokens pass through without conversions."""
-        return input_dtype(self._qkv, tokens)
+        return input_dtype(self.qkv, tokens)
 
     def forward(
         self,
@@ -64,15 +71,15 @@ class Layer:
         store: torch.Tensor,
     ) -> torch.Tensor:
         """Hidden states (tokens, width) after this layer; writes their keys and values into its `store`."""
-        row = self._qkv(self._before(hidden)).view(len(hidden), -1, self.size)
+        row = self.qkv(self.before(hidden)).view(len(hidden), -1, self.size)
         turning = row[:, : self.heads + self.kv_heads]
-        if self._head_norm is not None:
-            turning = self._head_norm(turning)
+        if self.head_norm is not None:
+            turning = self.head_norm(turning)
         turned = rotate(turning, *rotation)
         new = torch.cat([turned[:, self.heads :], row[:, self.heads + self.kv_heads :]], dim=1)
-        hidden = hidden + self._out(step.attend(turned[:, : self.heads], new, store))
-        gate, up = self._gate_up(self._between(hidden)).chunk(2, dim=-1)
-        mixed: torch.Tensor = hidden + self._down(self._activation(gate) * up)
+        hidden = hidden + self.out(step.attend(turned[:, : self.heads], new, store))
+        gate, up = self.gate_up(self.between(hidden)).chunk(2, dim=-1)
+        mixed: torch.Tensor = hidden + self.down(self.activation(gate) * up)
         return mixed
 
 
@@ -82,19 +89,19 @@ class Norm:
     """
 
     def __init__(self, first: Any, second: Any = None, heads: tuple[int, int] = (1, 1)) -> None:
-        self._shape, self._epsilon = first.weight.shape, float(first.variance_epsilon)
+        self._shape, self.epsilon = first.weight.shape, float(first.variance_epsilon)
         # In float32, as the models have it. A GPU's kernel does that by itself; so does that for a CPU, but
         # it takes several times as long.
         self._wide = torch.float32 if first.weight.device.type == "cpu" else first.weight.dtype
-        self._weight: torch.Tensor | None = first.weight.to(self._wide)
-        self._each: torch.Tensor | None = None
+        self.weight: torch.Tensor | None = first.weight.to(self._wide)
+        self.each: torch.Tensor | None = None
         if second is not None:
             weights = (first.weight.expand(heads[0], -1), second.weight.expand(heads[1], -1))
-            self._weight, self._each = None, torch.cat(weights).to(self._wide)
+            self.weight, self.each = None, torch.cat(weights).to(self._wide)
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        normed = functional.rms_norm(values.to(self._wide), self._shape, self._weight, self._epsilon)
-        return (normed if self._each is None else normed * self._each).to(values.dtype)
+        normed = functional.rms_norm(values.to(self._wide), self._shape, self.weight, self.epsilon)
+        return (normed if self.each is None else normed * self.each).to(values.dtype)
 
 
 def rotate(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -133,10 +140,12 @@ class Decoder:
             self.embedder = Embedder(host, self._module)
         except AttributeError as missing:
             raise ValueError(f"its layers are not of the usual make: {missing}") from None
-        self._graphs: StepGraphs | None = None
+        self._faster: StepGraphs | FewRows | None = None
         self._try()
         if self.embedder.device.type == "cuda":
-            self._graphs = StepGraphs(self.decode, record_cuda)
+            self._faster = StepGraphs(self.decode, record_cuda)
+        elif streamed(self._layers[0].qkv) is not None:
+            self._try_few_rows()
 
     def token_bytes(self) -> int:
         """Bytes of KV cache that a token takes."""
@@ -162,10 +171,10 @@ class Decoder:
         first `ending` chunks.
         """
         device = self.embedder.device
-        if not chunks and self._graphs is not None:
-            replayed = self._graphs.forward(rows, next_tokens, cache)
-            if replayed is not None:
-                return replayed
+        if not chunks and self._faster is not None:
+            found = self._faster.forward(rows, next_tokens, cache)
+            if found is not None:
+                return found
         lengths = [len(chunk.prompt) for chunk in chunks]
         spans = [Span(chunk.start, chunk.done, len(chunk.prompt)) for chunk in chunks]
         whole = joined([next_tokens, *(chunk.prompt for chunk in chunks)])
@@ -187,15 +196,31 @@ class Decoder:
     def _run(self, prompt: Prompt, step: Step, cache: KVCache) -> torch.Tensor:
         """Hidden states (tokens, width) after the last layer."""
         hidden, places = prompt.embeds, prompt.positions
-        cosine, sine = self._module.rotary_emb(hidden, places[:, None] if len(places) > 1 else places)
-        sine = torch.cat([-sine[..., : sine.shape[-1] // 2], sine[..., sine.shape[-1] // 2 :]], dim=-1)
+        rotation = self._rotation(hidden, places)
         hidden = hidden.to(self._layers[0].takes(len(hidden)))
-        rotation = cosine[0][:, None].to(hidden), sine[0][:, None].to(hidden)
+        rotation = rotation[0][:, None].to(hidden), rotation[1][:, None].to(hidden)
         for index, layer in enumerate(self._layers):
             hidden = layer.forward(hidden, rotation, step, cache.store[index])
             if index < len(prompt.deepstack):
                 hidden[prompt.visual] += prompt.deepstack[index]
         return hidden
+
+    def _rotation(self, hidden: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine (tokens, head size) of positions, as `rotate` takes them."""
+        cosine, sine = self._module.rotary_emb(hidden, places[:, None] if len(places) > 1 else places)
+        half = sine.shape[-1] // 2
+        return cosine[0], torch.cat([-sine[0, :, :half], sine[0, :, half:]], dim=-1)
+
+    def _try_few_rows(self) -> None:
+        """Compute the steps of a few rows in one kernel, if that gives what the model gives."""
+        from app.engine.few_rows import FewRows  # numba, which is not everywhere
+
+        try:
+            self._faster = FewRows(self._layers, self._norm, self._head, self._rotation)
+            self._try()
+        except ValueError as reason:
+            self._faster = None
+            log.info("steps of a few rows are computed as others: %s", reason)
 
     @torch.inference_mode()
     def _try(self) -> None:

@@ -1,15 +1,14 @@
 """Linear layers in the form that a device multiplies fastest, chosen when a model loads.
 
-On a CPU: oneDNN's packed weights, in bfloat16 where there are instructions for it, and FBGEMM's float16
-beside them for a few tokens if there is memory for both; float16 alone, with float32 activations, where there
-are none, since bfloat16 gains nothing from a batch there; int8 where that is asked for, oneDNN's for many
-tokens and FBGEMM's for one; plain layers where this torch lacks an operator. Everywhere: layers of one input
-(query, key and value; gate and up) are one product. The figures are in docs/performance.md.
+On a CPU: oneDNN's packed weights, in bfloat16 where there are instructions for it; FBGEMM's float16, with
+float32 activations, where there are none, since bfloat16 gains nothing from a batch there; oneDNN's int8
+where that is asked for; beside each of them, if there is memory for both, the weights in the order in which a
+few tokens read them (kernels.py); plain layers where this torch lacks an operator. Everywhere: layers of one
+input (query, key and value; gate and up) are one product. The figures are in docs/performance.md.
 """
 
 import logging
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any
@@ -18,13 +17,12 @@ import torch
 from torch import nn
 
 from app.engine.machine import free_memory
+from app.engine.streamed import FEW, Packed, StreamedLinear, can_stream
 
 log = logging.getLogger(__name__)
 
 JOINT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that transformers' modules call one after another, in this order, with the same input."""
-FEW = 4
-"""Up to so many tokens are multiplied faster by float16 weights than by bfloat16 ones."""
 TWIN_SHARE = 0.25
 """Weights are kept in two forms if the second one takes at most this share of the free memory."""
 
@@ -37,17 +35,7 @@ def multiplies_bfloat16() -> bool:
     return told and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-class _Packed(nn.Module):
-    """A layer that has packed its weight away; what is left of it tells its number format."""
-
-    bytes: int
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.new_empty(0), persistent=False)
-
-
-class PackedLinear(_Packed):
+class PackedLinear(Packed):
     """A linear layer whose weight oneDNN keeps in its own blocked order."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -64,7 +52,7 @@ class PackedLinear(_Packed):
         return product
 
 
-class HalfLinear(_Packed):
+class HalfLinear(Packed):
     """A linear layer with float16 weights and float32 activations, by FBGEMM."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -80,13 +68,13 @@ class HalfLinear(_Packed):
 
 
 class TwinLinear(nn.Module):
-    """A linear layer in both forms: oneDNN's bfloat16 is the fastest for many tokens, but for a few it reads
-    the weights slower than the memory gives them; FBGEMM's float16 does not.
+    """A linear layer in both forms: `many` is the fastest for many tokens, but for a few it reads the weights
+    slower than the memory gives them.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, many: Any) -> None:
         super().__init__()
-        self.many, self.few = PackedLinear(weight, bias), HalfLinear(weight, bias)
+        self.many, self.few = many(weight, bias), StreamedLinear(weight.bfloat16(), bias)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -95,15 +83,16 @@ class TwinLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, in features) to (…, out features)."""
-        if inputs.numel() > FEW * inputs.shape[-1]:
-            return torch.as_tensor(self.many(inputs.bfloat16())).to(inputs.dtype)
-        return torch.as_tensor(self.few(inputs.float())).to(inputs.dtype)
+        if inputs.numel() <= FEW * inputs.shape[-1]:
+            return torch.as_tensor(self.few(inputs))
+        taken = inputs if isinstance(self.many, HalfLinear) else inputs.bfloat16()
+        return torch.as_tensor(self.many(taken)).to(inputs.dtype)
 
 
-class Int8Linear(_Packed):
+class Int8Linear(Packed):
     """A linear layer with int8 weights, a scale for each output, and int8 inputs, a scale for each token:
-    what a token becomes depends on no other one (Xiao et al. 2023). By oneDNN; with `twice`, a token that
-    comes alone by FBGEMM, which reads the weights nearly twice as fast and has one scale for all tokens.
+    what a token becomes depends on no other one (Xiao et al. 2023). By oneDNN; with `twice`, a few tokens are
+    multiplied as they are by weights that are streamed.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, twice: bool = False) -> None:
@@ -112,25 +101,17 @@ class Int8Linear(_Packed):
         scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
         rounded = (weight.float() / scales[:, None]).round().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
-        self._single: Any = None
+        self.few: StreamedLinear | None = None
         if twice:
-            self.bytes *= 2
-            zeros = torch.zeros(len(scales), dtype=torch.int64)
-            with warnings.catch_warnings(action="ignore"):  # deprecated, and what the product takes
-                quantized = torch._make_per_channel_quantized_tensor(rounded, scales, zeros, 0)
-            self._single = torch.ops.quantized.linear_prepack(
-                quantized, None if bias is None else bias.float()
-            )
+            self.few = StreamedLinear(rounded, bias, scales)
         self._scales, self._zeros = scales, torch.zeros(len(scales), dtype=torch.int32)
         self._bias = None if bias is None else bias.float()
         self._steps, self._zero = (63, 64) if _overflows() else (127, 128)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, in features) to (…, out features)."""
-        if self._single is not None and inputs.numel() == inputs.shape[-1]:
-            narrow = self._steps < 127
-            alone: torch.Tensor = torch.ops.quantized.linear_dynamic(inputs.float(), self._single, narrow)
-            return alone.to(inputs.dtype)
+        if self.few is not None and inputs.numel() <= FEW * inputs.shape[-1]:
+            return torch.as_tensor(self.few(inputs))
         scale = inputs.abs().amax(dim=-1, keepdim=True).float().clamp_(min=1e-12).div_(self._steps)
         rounded = (inputs / scale).round_().add_(self._zero).to(torch.uint8)
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -205,13 +186,13 @@ def prepare(model: nn.Module, dtype: torch.dtype, quantization: str = "none") ->
 
     Raises ValueError where the quantization is not possible.
     """
-    precise = _kind(next(model.parameters()), dtype)
-    coarse = precise
+    stored = next(model.parameters())
+    precise = coarse = _kind(stored, dtype)
     if quantization == "int8":
-        _check_int8(next(model.parameters()))
-        coarse = partial(Int8Linear, twice=_has_room(model, 1))
-    elif precise is PackedLinear and dtype == torch.bfloat16 and _has_room(model, 2):
-        coarse = TwinLinear if _kind(torch.empty(0, dtype=dtype), torch.float32) is HalfLinear else precise
+        _check_int8(stored)
+        coarse = partial(Int8Linear, twice=_has_room(model, 1) and can_stream(torch.int8))
+    elif precise is not _plain and torch.bfloat16 in (stored.dtype, dtype) and _has_room(model, 2):
+        coarse = partial(TwinLinear, many=precise) if can_stream(torch.bfloat16) else precise
     for path, parent in list(model.named_modules()):
         kind = precise if "vis" in path else coarse
         _flatten_patches(parent, kind)
@@ -231,7 +212,9 @@ def prepare(model: nn.Module, dtype: torch.dtype, quantization: str = "none") ->
 
 def input_dtype(product: nn.Module, tokens: int) -> torch.dtype:
     """The number format in which a product takes so many tokens without converting them."""
-    if isinstance(product, HalfLinear | Int8Linear) or (isinstance(product, TwinLinear) and tokens <= FEW):
+    if isinstance(product, TwinLinear):
+        return torch.float32 if tokens <= FEW else input_dtype(product.many, tokens)
+    if isinstance(product, HalfLinear | Int8Linear):
         return torch.float32
     return torch.as_tensor(product.weight).dtype
 
@@ -243,7 +226,7 @@ def rounds(model: nn.Module) -> bool:
 
 def packed_bytes(model: nn.Module) -> int:
     """Bytes of the weights that are no parameters any more."""
-    return sum(layer.bytes for layer in model.modules() if isinstance(layer, _Packed))
+    return sum(layer.bytes for layer in model.modules() if isinstance(layer, Packed))
 
 
 def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
@@ -279,8 +262,7 @@ def _check_int8(stored: torch.Tensor) -> None:
         raise ValueError(f"int8 is for the CPU, and this model is on {stored.device}")
     example = torch.eye(64)
     try:
-        layer = Int8Linear(example, None, twice=True)
-        found = torch.cat([layer(example[:1]), layer(example[1:])])
+        found = Int8Linear(example, None)(example)
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         # The same; but int8 was asked for by name, so that other layers would be no answer.
         raise ValueError(f"this CPU or this torch has no int8 product: {error}") from None

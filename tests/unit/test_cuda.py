@@ -122,7 +122,7 @@ def test_the_decoder_uses_its_graphs_for_steps_without_prompts(stand: Stand) -> 
         return forward(rows, *more)
 
     stand.graphs.forward = counted  # type: ignore[method-assign, assignment]
-    stand.decoder._graphs = stand.graphs
+    stand.decoder._faster = stand.graphs
     with torch.inference_mode():
         tokens = stand.decoder.embedder.tokens([5, 6], [5, 7])
         found = stand.decoder.forward([(0, 5), (100, 7)], tokens, [], 0, stand.cache)

@@ -61,9 +61,10 @@ LAZY_FILES = {
 EAGER_FILES = {
     f"app/engine/{name}.py"
     for name in (
-        "attention", "batch", "cache", "cuda", "decoder", "embedding", "encode", "fitting", "generate",
-        "grammar", "grammar_check", "grammar_process", "linear", "pausing", "pieces", "processors", "row",
-        "sampling", "stream", "submit", "tpu", "tpu_stream", "tpu_worker", "vision",
+        "attention", "attention_kernel", "batch", "cache", "cuda", "decoder", "embedding", "encode",
+        "few_rows", "fitting", "generate", "grammar", "grammar_check", "grammar_process", "kernels", "linear",
+        "pausing", "pieces", "processors", "row", "sampling", "step_kernel", "stream", "streamed", "submit",
+        "tpu", "tpu_stream", "tpu_worker", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}

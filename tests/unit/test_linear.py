@@ -116,10 +116,11 @@ def test_what_int8_makes_of_a_token_depends_on_no_other_one(
         together = prepared(inputs)
         pairs = torch.cat([prepared(inputs[row : row + 2]) for row in range(0, 6, 2)])
         alone = torch.cat([prepared(row[None]) for row in inputs])
-    assert torch.equal(together, pairs)
-    if free:  # the second form of the weights rounds a token that comes alone another way
+    if free:  # the second form of the weights is for a few tokens, which it does not round
+        assert torch.equal(pairs, alone)
         assert ((alone - together).norm(dim=1) / together.norm(dim=1)).max() < 0.1  # 7 bits without VNNI
     else:
+        assert torch.equal(together, pairs)
         assert torch.equal(together, alone)
 
 
