@@ -61,6 +61,32 @@ def scans(count: int, *, before: bytes = b"", between: bytes = b"", after: bytes
     return data[:2] + before + data[2:-2] + more + data[-2:] + after
 
 
+def webp(count: int, side: int) -> bytes:
+    """An animated WEBP: so many frames of a few pixels on a canvas of so many pixels a side."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "WEBP", lossless=True)
+
+    def number(value: int) -> bytes:
+        return value.to_bytes(3, "little")
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return kind + struct.pack("<I", len(data)) + data
+
+    frame = part(b"ANMF", bytes(6) + number(15) * 2 + number(100) + b"\0" + file.getvalue()[12:])
+    head = part(b"VP8X", b"\2\0\0\0" + number(side - 1) * 2) + part(b"ANIM", bytes(6))
+    return part(b"RIFF", b"WEBP" + head + frame * count)
+
+
+def gif(count: int, side: int) -> bytes:
+    """A GIF of the same kind."""
+    file = io.BytesIO()
+    Image.new("P", (16, 16)).save(file, "GIF")
+    data = file.getvalue()
+    frame = data.index(b",\0\0\0\0\x10\0\x10")
+    size, delay = struct.pack("<HH", side, side), b"!\xf9\4\0\4\0\0\0"
+    return data[:6] + size + data[10:frame] + (delay + data[frame:-1]) * count + b";"
+
+
 def audio() -> bytes:
     """A second of silence in an MP4."""
     import av

@@ -16,11 +16,12 @@ from PIL import Image
 
 from app.errors import InvalidRequest
 from app.media import images, video
-from app.media.video import Limits, Video
+from app.media.limits import Limits
+from app.media.video import Video
 from tests import clips
-from tests.attacks import audio, scans
+from tests.attacks import audio, gif, scans
 
-LIMITS = Limits(10**7, 1000)
+LIMITS = Limits(10**7, 1000, 10**8)
 
 
 @dataclass
@@ -120,15 +121,25 @@ def test_what_holds_no_frame_is_refused() -> None:
 
 def test_limits_of_pixels_seconds_and_shape_are_named() -> None:
     data = clips.video(whites(20), fps=10)
-    assert refused(data, "64 × 64", Limits(64 * 64 - 1, 10)) == "video_too_large"
-    assert refused(data, "2 seconds long; the most is 1.9", Limits(10**6, 1.9)) == "video_too_long"
-    assert decoded(data, limits=Limits(64 * 64, 2)).total == 20
+    assert refused(data, "64 × 64", Limits(64 * 64 - 1, 10, 10**8)) == "video_too_large"
+    assert refused(data, "2 seconds long; the most is 1.9", Limits(10**6, 1.9, 10**8)) == "video_too_long"
+    assert decoded(data, limits=Limits(64 * 64, 2, 10**8)).total == 20
     line = clips.video(whites(2, (1010, 4)), "mkv")
     assert refused(line, "200 times") == "invalid_video"
 
 
+def test_a_gif_of_too_many_pixels_is_refused_before_the_frames_that_are_kept_are_decoded() -> None:
+    def planned(*_: object) -> Plan:
+        raise AssertionError
+
+    with pytest.raises(InvalidRequest, match=r"300 frames of 640 × 640 = 122\.9 megapixels") as caught:
+        decoded(gif(300, 640), planned)
+    assert caught.value.code == "video_too_large"
+    assert decoded(gif(10, 640), lambda *_: Plan((0, 9))).total == 10
+
+
 def test_more_frames_than_any_video_has_are_not_counted_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MOST_FRAMES", 10)
+    monkeypatch.setattr("app.media.limits.MOST_FRAMES", 10)
     assert refused(clips.video(whites(11)), "more than 10 frames") == "video_too_long"
 
 
@@ -276,5 +287,5 @@ def test_no_decoder_makes_a_frame_that_is_larger_than_the_limit_whatever_the_hea
 
     monkeypatch.setattr(video, "_size", size)
     assert decoded(data).size == (512, 512)
-    refused(data, r"no frames of at most 0\.09 megapixels", Limits(300 * 300, 10))
+    refused(data, r"no frames of at most 0\.09 megapixels", Limits(300 * 300, 10, 10**8))
     assert sizes == {512, 0}
