@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from app.errors import InvalidRequest
 from app.media import images
-from tests.attacks import chunk, scans
+from tests.harmful import chunk, scans
 
 MANY = 100_000_000
 WHITE, BLACK, RED, GREEN, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)

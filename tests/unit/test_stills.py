@@ -11,7 +11,7 @@ from app.errors import InvalidRequest
 from app.media import images, stills
 from app.media.limits import Limits
 from app.media.video import Video
-from tests import attacks
+from tests import harmful
 from tests.unit.test_video import LIMITS, Plan, numbers, whites
 
 
@@ -57,7 +57,7 @@ def test_an_animation_that_is_too_long_is_refused() -> None:
 
 
 def test_an_animation_of_too_many_pixels_is_refused_before_a_frame_of_it_is_decoded() -> None:
-    data = attacks.webp(1000, 400)
+    data = harmful.webp(1000, 400)
     stopped = threading.Event()
     stopped.set()  # so the first frame would be given up
     limits = Limits(10**6, 1000, 159 * 10**6)

@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,7 +18,7 @@ from app.media import images, video
 from app.media.limits import Limits
 from app.media.video import Video
 from tests import clips
-from tests.attacks import audio, gif, scans
+from tests.harmful import audio, gif, scans, streams
 
 LIMITS = Limits(10**7, 1000, 10**8)
 
@@ -248,38 +247,16 @@ def test_a_transparent_clip_lies_on_white() -> None:
     assert found.frames[0, 0, 0].tolist() == [0, 0, 0]
 
 
-def streams(count: int, size: int = 64, said: int = 64) -> bytes:
-    """An MKV of so many streams of one frame, whose header says that it is smaller than it is."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as output:
-        made: list[Any] = [output.add_stream("libvpx-vp9", rate=1) for _ in range(count)]
-        for stream in made:
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"deadline": "realtime", "cpu-used": "8"}
-        for stream in made:
-            frame = av.VideoFrame.from_ndarray(np.zeros((size * 3 // 2, size), np.uint8), format="yuv420p")
-            frame.pts = 0
-            output.mux(stream.encode(frame))
-            output.mux(stream.encode())
-    width, height = b"\xb0\x82", b"\xba\x82"  # elements PixelWidth, PixelHeight of two bytes each
-    data = file.getvalue()
-    for element in (width, height):
-        assert size < 256 or data.count(element + size.to_bytes(2)) == count
-        data = data.replace(element + size.to_bytes(2), element + said.to_bytes(2))
-    return data
-
-
 def test_a_file_of_many_streams_is_refused_before_they_are_decoded() -> None:
-    assert decoded(streams(4)).total == 1
-    refused(streams(5), "more than 4 streams of pictures")
+    assert decoded(streams(4, 64, 64)).total == 1
+    refused(streams(5, 64, 64), "more than 4 streams of pictures")
 
 
 def test_no_decoder_makes_a_frame_that_is_larger_than_the_limit_whatever_the_header_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """FFmpeg decodes to open a file, and where it does, it writes the true size into the stream."""
-    data, sizes, check = streams(1, 512), set(), video._size
+    data, sizes, check = streams(1, 512, 64), set(), video._size
 
     def size(stream: Any, *rest: Any) -> Any:
         sizes.add(stream.codec_context.width)
