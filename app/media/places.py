@@ -1,4 +1,4 @@
-"""Places to decode in: few at once, of all requests, since each medium may take a gigabyte."""
+"""Places to decode in: few at once, of all requests, since each medium may take up to two gigabytes."""
 
 import contextlib
 import threading

@@ -34,7 +34,7 @@ def animation(image: Any, planner: Planner, limits: Limits, param: str, stopped:
         if stopped.is_set():
             raise ValueError("stopped")
         image.seek(number)
-        wanted[number] = plan.fit(np.asarray(images.rgb(image.copy())))
+        wanted[number] = plan.fit(np.asarray(images.rgb(image)))
     return Video(np.stack([wanted[pick] for pick in picks]), tuple(plan.indices), rate, count, image.size)
 
 

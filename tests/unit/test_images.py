@@ -122,6 +122,16 @@ def test_a_transparent_value_of_sixteen_bits_is_white() -> None:
     assert [colour(image, x) for x in (0, 1)] == [BLACK, WHITE]
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_transparent_value_of_few_bits_is_white(bits: int) -> None:
+    row = bytes([0, 0b1000_0000])  # of the first pixel the highest bit is set
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0))
+    key = chunk(b"tRNS", struct.pack(">H", 2 ** (bits - 1)))
+    data = b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    image = decoded(data)
+    assert [colour(image, x) for x in (0, 1)] == [WHITE, BLACK]
+
+
 @pytest.mark.parametrize(
     ("orientation", "size", "corner"),
     [(1, (8, 4), (0, 0)), (2, (8, 4), (7, 0)), (3, (8, 4), (7, 3)), (6, (4, 8), (3, 0)), (8, (4, 8), (0, 7))],
