@@ -106,7 +106,10 @@ class Settings:
     )
     max_image_mp: float = setting(70.0, "largest picture in megapixels", low=0.01, high=1000)
     max_total_mp: float = setting(
-        200.0, "all pictures of one request together, in megapixels", low=0.01, high=10000
+        200.0,
+        "all pictures of one request, or all frames of an animated GIF or WEBP, together in megapixels",
+        low=0.01,
+        high=10000,
     )
     max_images: int = setting(32, "pictures in one request", low=0, high=4096)
     max_videos: int = setting(4, "videos in one request", low=0, high=256)

@@ -42,10 +42,22 @@ def errors_table() -> str:
     return "\n".join(lines)
 
 
+def attacks_table() -> str:
+    """One row for each attack, under the headings of their groups."""
+    lines: list[str] = []
+    for title, group in attacks.GROUPS.items():
+        lines += ["", f"## {title}", "", "| what is sent | answer | |", "|---|---|---|"]
+        for attack in group:
+            shown = attack.what if attack.make else f"`{repr(attack.what)[1:-1]}`"
+            answer = f"{attack.status} `{attack.code}`" if attack.code else str(attack.status)
+            lines.append(f"| {shown} | {answer} | {attack.message} |")
+    return "\n".join(lines[1:])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "errors": errors_table,
-    "attacks": attacks.table,
+    "attacks": attacks_table,
 }
 
 

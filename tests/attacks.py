@@ -6,16 +6,12 @@ reach, {web} one that may be reached and does its worst (media_server.py), {root
 """
 
 import functools
-import io
-import struct
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
-from tests.conftest import as_url, png, scene
+from tests import harmful
+from tests.conftest import as_url
 
 SECONDS = 4
 """The server's --media-timeout."""
@@ -23,57 +19,28 @@ SECONDS = 4
 
 @dataclass(frozen=True)
 class Attack:
-    """A source, or what makes its bytes; and the answer."""
+    """A source, or what makes its bytes or the whole URL, of a part of a message; and the answer."""
 
     what: str
     code: str
     message: str
-    make: Callable[[], bytes] | None = None
+    make: Callable[[], bytes | str] | None = None
     status: int = 400
+    part: str = "image_url"
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of the request."""
+    param: str | None = "messages[0].content[0].{part}.url"
 
     def url(self, **places: object) -> str:
-        """What is sent as a picture's URL."""
-        return self.what.format(**places) if self.make is None else as_url(self.make())
+        """What is sent as the part's URL."""
+        made = self.what.format(**places) if self.make is None else self.make()
+        return made if isinstance(made, str) else as_url(made)
 
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of so many white pixels in a few kilobytes."""
-    packer = zlib.compressobj(9)
-    row = bytes(1) + b"\xff" * -(-width // 8)
-    rows = b"".join(packer.compress(row * min(1000, height - done)) for done in range(0, height, 1000))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows + packer.flush()) + chunk(b"IEND", b"")
-
-
-def scans(count: int, *, before: bytes = b"", between: bytes = b"", after: bytes = b"") -> bytes:
-    """A progressive JPEG whose smallest scan is there so often more, for some forty bytes each time."""
-    file = io.BytesIO()
-    Image.new("L", (64, 64), 128).save(file, "JPEG", progressive=True)
-    data = file.getvalue()
-    first = data.index(b"\xff\xda")
-    pieces = [b"\xff\xda" + piece for piece in data[first + 2 : -2].split(b"\xff\xda")]
-    more = between + min(pieces[1:], key=len) * count
-    return data[:2] + before + data[2:-2] + more + data[-2:] + after
-
-
-def audio() -> bytes:
-    """A second of silence in an MP4."""
-    import av
-    import numpy as np
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as output:
-        stream: Any = output.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode())
-    return file.getvalue()
+    def error(self) -> dict[str, str | None]:
+        """The answer's error."""
+        param = self.param and self.param.format(part=self.part)
+        kind = "invalid_request_error"
+        return {"message": self.message, "type": kind, "param": param, "code": self.code}
 
 
 @functools.cache
@@ -83,17 +50,18 @@ def _clip() -> bytes:
     return clips.video(clips.moving())
 
 
-@functools.cache
-def _picture() -> bytes:
-    return png(scene())
-
-
 def _all(answer: tuple[str, str], *sources: str) -> list[Attack]:
     return [Attack(source, *answer) for source in sources]
 
 
-def _bytes(answer: tuple[str, str], **made: Callable[[], bytes]) -> list[Attack]:
-    return [Attack(name.replace("_", " "), *answer, make) for name, make in made.items()]
+def _bytes(
+    answer: tuple[str, str], status: int = 400, part: str = "image_url", /, **made: Callable[[], bytes | str]
+) -> list[Attack]:
+    return [Attack(name.replace("_", " "), *answer, make, status, part) for name, make in made.items()]
+
+
+def _form(what: str, status: int, code: str, message: str, param: str | None, *parts: Any) -> Attack:
+    return Attack(what, code, message, lambda: harmful.upload(*parts), status, param=param)
 
 
 INSIDE = (
@@ -125,6 +93,7 @@ UNKNOWN = (
     "The data is no picture of a known kind (JPEG, PNG, BMP, GIF, WEBP), nor a video.",
 )
 BROKEN = ("invalid_image", "The picture is broken or cut off.")
+SEEN = ("", "A large red circle in the center, on a white background.")
 BROKEN_VIDEO = ("invalid_video", "The video is broken or cut off.")
 
 ADDRESSES = _all(
@@ -276,11 +245,11 @@ FILES = [
         SDP=lambda: b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n",
         AVIF=lambda: b"\0\0\0\x20ftypavif" + bytes(100),
     ),
-    *_bytes(BROKEN, half_of_a_PNG=lambda: _picture()[: len(_picture()) // 2]),
+    *_bytes(BROKEN, half_of_a_PNG=lambda: harmful.picture()[: len(harmful.picture()) // 2]),
     *_bytes(
         BROKEN_VIDEO,
         half_of_an_MP4=lambda: _clip()[: len(_clip()) // 2],
-        an_MP4_with_sound_only=audio,
+        an_MP4_with_sound_only=harmful.audio,
         an_MP4_of_nothing=lambda: b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(16),
         an_MKV_of_nothing=lambda: b"\x1aE\xdf\xa3" + bytes(200),
         an_MP4_of_random_bytes=lambda: _clip()[:40] + bytes(range(256)) * 40,
@@ -290,16 +259,79 @@ FILES = [
             "image_too_large",
             "The picture has 30000 × 30000 = 900.0 megapixels; at most 70 are taken.",
         ),
-        a_PNG_of_30000_by_30000_in_a_few_kilobytes=lambda: bomb(30_000, 30_000),
+        a_PNG_of_30000_by_30000_in_a_few_kilobytes=lambda: harmful.bomb(30_000, 30_000),
     ),
     *_bytes(
         ("image_too_large", "The picture has 10000 × 10000 = 100.0 megapixels; at most 70 are taken."),
-        a_PNG_of_10000_by_10000=lambda: bomb(10_000, 10_000),
+        a_PNG_of_10000_by_10000=lambda: harmful.bomb(10_000, 10_000),
     ),
     *_bytes(
         ("invalid_image", "The JPEG has more than 100 scans, or 2000 segments."),
-        a_JPEG_of_thousands_of_scans=lambda: scans(5000),
+        a_JPEG_of_thousands_of_scans=lambda: harmful.scans(5000),
     ),
+]
+ANIMATION = (
+    "video_too_large",
+    "The animation has 1000 frames of 4000 × 4000 = 16000.0 megapixels together; at most 200 are taken.",
+)
+HEAVY = [
+    *_bytes(
+        ANIMATION,
+        400,
+        "video_url",
+        a_WEBP_of_1000_frames_of_4000_by_4000=lambda: harmful.webp(1000, 4000),
+        a_GIF_of_1000_frames_of_4000_by_4000=lambda: harmful.gif(1000, 4000),
+    ),
+    *_bytes(
+        ("invalid_video", "The video has more than 4 streams of pictures."),
+        an_MKV_of_12_streams_of_4000_by_4000_under_a_header_of_64_by_64=lambda: harmful.streams(12, 4000, 64),
+    ),
+    *_bytes(
+        ("invalid_video", "The video has no frames of at most 70 megapixels."),
+        an_MKV_of_9000_by_9000_under_a_header_of_64_by_64=lambda: harmful.streams(1, 9000, 64),
+    ),
+    *_bytes(
+        ("invalid_image", "The JPEG has more than 4096 bytes of filling in a row."),
+        a_JPEG_with_6_MiB_of_filling_behind_its_scan=harmful.filled,
+    ),
+    *_bytes(
+        ("media_too_large", "The medium has more than 8 MiB."),
+        413,
+        a_data_URL_of_9_MiB=lambda: bytes(9 * 2**20),
+    ),
+    *_bytes(
+        SEEN,
+        200,
+        a_data_URL_with_4_million_escaped_blanks=lambda: harmful.after("%20", 4_000_000),
+        a_data_URL_with_12_million_blanks=lambda: harmful.after(" ", 12_000_000),
+        a_PNG_with_7_MiB_of_text=harmful.wordy,
+    ),
+    Attack(
+        "a picture, with `fps` of 1e-308",
+        "invalid_value",
+        "mm_processor_kwargs.fps is 1e-308; it must be 0.001 to 1000000000.",
+        harmful.picture,
+        more={"mm_processor_kwargs": {"fps": 1e-308}},
+        param="mm_processor_kwargs.fps",
+    ),
+]
+PROMPT = ("prompt", b"What is in this picture?")
+TWICE = (400, "invalid_value", "The form has 2 parts of this name.")
+LIMITS = "The form has more than 100 parts, a text of more than 1 MiB, or more than 9 MiB."
+TOO_MUCH = (413, "body_too_large", LIMITS, None)
+FORMS = [
+    _form("two files", *TWICE, "file", ('file"; filename="b.png', b""), PROMPT),
+    _form("two prompts", *TWICE, "prompt", PROMPT, PROMPT),
+    _form(
+        "a prompt that is a file",
+        400,
+        "invalid_value",
+        "prompt is a file, where a text without a filename is expected.",
+        "prompt",
+        ('prompt"; filename="p.json', b"hi"),
+    ),
+    _form("a prompt of more than a MiB", *TOO_MUCH, ("prompt", b"a" * (2**20 + 1))),
+    _form("200 parts that nobody asked for", *TOO_MUCH, *[(f"a{number}", b"") for number in range(200)]),
 ]
 GROUPS: dict[str, Sequence[Attack]] = {
     "Addresses inside": ADDRESSES,
@@ -308,15 +340,6 @@ GROUPS: dict[str, Sequence[Attack]] = {
     "Servers that take their time": SLOW,
     "Files of the server": PATHS,
     "Bytes that are something else": FILES,
+    "More work than it looks": HEAVY,
+    "Uploads": FORMS,
 }
-
-
-def table() -> str:
-    """All of it in Markdown."""
-    lines: list[str] = []
-    for title, attacks in GROUPS.items():
-        lines += ["", f"## {title}", "", "| what is sent | answer | |", "|---|---|---|"]
-        for attack in attacks:
-            shown = attack.what if attack.make else f"`{repr(attack.what)[1:-1]}`"
-            lines.append(f"| {shown} | {attack.status} `{attack.code}` | {attack.message} |")
-    return "\n".join(lines[1:])

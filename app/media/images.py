@@ -58,6 +58,7 @@ def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, param, max_pixels)
+            _scale_transparency(image)
             image.load()
             plain = rgb(ImageOps.exif_transpose(image))
             plain.info = {}  # texts, profiles, Exif: up to all of the file, and copies would have them too
@@ -68,6 +69,13 @@ def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
         raise unknown(param) from None
     except Exception:  # Pillow raises nearly anything on broken files
         raise InvalidRequest("The picture is broken or cut off.", param=param, code="invalid_image") from None
+
+
+def _scale_transparency(image: Any) -> None:
+    """Bring the transparent value of 2- or 4-bit grey to the 8 bits that Pillow brings the pixels to."""
+    bits = {"L;2": 2, "L;4": 4}.get(str(image.tile[0].args)) if image.tile else None
+    if bits and isinstance(value := image.info.get("transparency"), int):
+        image.info["transparency"] = value * 255 // (2**bits - 1)
 
 
 def unknown(param: str) -> InvalidRequest:

@@ -6,7 +6,8 @@ from threading import Event
 from typing import Any
 
 from app.media import images
-from app.media.video import Limits, Planner, Video, check_count, too_long
+from app.media.limits import Limits, check_count
+from app.media.video import Planner, Video
 
 
 def animation(image: Any, planner: Planner, limits: Limits, param: str, stopped: Event) -> Video:
@@ -15,6 +16,7 @@ def animation(image: Any, planner: Planner, limits: Limits, param: str, stopped:
 
     count = int(getattr(image, "n_frames", 1))
     check_count(count, param)
+    limits.check_animation(count, image.width, image.height, param)
     ends: list[float] = []
     wanted: dict[int, Any] = {}
     for number in range(count):
@@ -23,8 +25,7 @@ def animation(image: Any, planner: Planner, limits: Limits, param: str, stopped:
         image.seek(number)
         image.load()
         ends.append((ends[-1] if ends else 0.0) + (image.info.get("duration") or 100) / 1000)
-        if ends[-1] > limits.seconds:
-            raise too_long(ends[-1], limits, param)
+        limits.check_seconds(ends[-1], param)
     rate = count / ends[-1]
     plan = planner(count, rate, image.size)
     starts = [0.0, *ends[:-1]]
@@ -33,7 +34,7 @@ def animation(image: Any, planner: Planner, limits: Limits, param: str, stopped:
         if stopped.is_set():
             raise ValueError("stopped")
         image.seek(number)
-        wanted[number] = plan.fit(np.asarray(images.rgb(image.copy())))
+        wanted[number] = plan.fit(np.asarray(images.rgb(image)))
     return Video(np.stack([wanted[pick] for pick in picks]), tuple(plan.indices), rate, count, image.size)
 
 

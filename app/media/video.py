@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from app.errors import InvalidRequest
 from app.media import images, kinds
+from app.media.limits import Limits, check_count
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ CODECS = (
     "wmv3", "vc1", "mjpeg", "prores", "dvvideo", "theora", "gif", "rawvideo", "flashsv", "ffv1", "huffyuv",
 )  # fmt: skip
 """Decoders that may be opened at all."""
-MOST_FRAMES = 300_000
-"""In a file, kept or not: an hour and twenty minutes at 60 a second."""
 FASTEST = 1000.0
 """Frames per second beyond which a rate is a lie."""
 LOOK_EVERY = 64
@@ -64,14 +63,6 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Of one video: pixels of a frame, seconds."""
-
-    pixels: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Packets:
     """What a file really has: `times` of its frames in order, in `base` seconds (only numbers, where
     `is_timed` is false), and `keys` of those that can be decoded without others.
@@ -100,6 +91,8 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
             size = _size(stream, limits, param)
             packets = _packets(source, stream, container, param, stopped)
             _check(packets, stream, limits, param)
+            if container == "gif":
+                limits.check_animation(len(packets.times), *size, param)
         turn = _rotation(file, container, limits)
         upright = size[::-1] if turn % 180 else size
         plan = planner(len(packets.times), packets.rate, upright)
@@ -119,7 +112,7 @@ def _check_streams(file: Any, container: str, limits: Limits, param: str) -> Non
             raise _broken(param, f"The video has more than {MOST_STREAMS} streams of pictures.")
         for stream in source.streams.video:
             if (context := stream.codec_context) and context.width:
-                _check_pixels(context.width, context.height, limits, param)
+                limits.check_size(context.width, context.height, param)
 
 
 def _container(file: Any, container: str, codecs: str, limits: Limits) -> Any:
@@ -157,29 +150,8 @@ def _size(stream: Any, limits: Limits, param: str) -> Size:
         raise _broken(param, "The video's codec is none that is decoded here.")
     if not context.width:  # FFmpeg, opening the file, met frames over max_pixels, or none
         raise _broken(param, f"The video has no frames of at most {limits.pixels / 1e6:g} megapixels.")
-    _check_pixels(context.width, context.height, limits, param)
+    limits.check_size(context.width, context.height, param)
     return context.width, context.height
-
-
-def _check_pixels(width: int, height: int, limits: Limits, param: str) -> None:
-    if width * height > limits.pixels:
-        raise InvalidRequest(
-            f"The video has {width} × {height} = {width * height / 1e6:.1f} megapixels; "
-            f"at most {limits.pixels / 1e6:g} are taken.",
-            param=param,
-            code="video_too_large",
-        )
-    if max(width, height) > 200 * min(width, height):
-        raise _broken(
-            param, f"The video is {width} × {height} pixels; one side may be 200 times the other at most."
-        )
-
-
-def check_count(count: int, param: str) -> None:
-    """Raise InvalidRequest for more frames than any video has."""
-    if count > MOST_FRAMES:
-        text = f"The video has more than {MOST_FRAMES} frames."
-        raise InvalidRequest(text, param=param, code="video_too_long")
 
 
 def _packets(source: Any, stream: Any, container: str, param: str, stopped: Event) -> Packets:
@@ -225,8 +197,7 @@ def _check(packets: Packets, stream: Any, limits: Limits, param: str) -> None:
     length = count / packets.rate
     if packets.is_timed:
         length = max(length, (packets.times[-1] - packets.times[0]) * packets.base)
-    if length > limits.seconds:
-        raise too_long(length, limits, param)
+    limits.check_seconds(length, param)
     said = int(stream.frames or 0)
     if said - count > max(2, 0.02 * said):
         raise _broken(param, "The video is broken or cut off.")
@@ -271,7 +242,7 @@ def _kept(
     import numpy as np
 
     def shrunk(frame: Any) -> Any:
-        _check_pixels(frame.width, frame.height, limits, param)
+        limits.check_size(frame.width, frame.height, param)
         array = _array(frame)
         return plan.fit(np.ascontiguousarray(np.rot90(array, turn // 90)) if turn else array)
 
@@ -339,12 +310,3 @@ def _array(frame: Any) -> Any:
 
 def _broken(param: str, text: str) -> InvalidRequest:
     return InvalidRequest(text, param=param, code="invalid_video")
-
-
-def too_long(seconds: float, limits: Limits, param: str) -> InvalidRequest:
-    """The refusal of so many seconds."""
-    return InvalidRequest(
-        f"The video is {seconds:.0f} seconds long; the most is {limits.seconds:g}.",
-        param=param,
-        code="video_too_long",
-    )

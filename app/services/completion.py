@@ -1,11 +1,9 @@
 """A completion's life: resolve, prepare, admit, submit; then its choices as one object or as chunks."""
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,16 +30,15 @@ from app.services.meter import Meter
 from app.services.output import ChoiceOutput, Delta, joined
 from app.services.thinking import ThinkingParser
 from app.services.tools import ToolParser
-from app.services.watch import WATCH_EVERY, Watch, done_by
+from app.services.watch import Watch, done_by
 from app.services.wire import ChatWire, Choice, Head, TextWire, Usage, error
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 PREPARING = 4
-"""Requests whose pictures are unpacked at once, and whose prompts are encoded: each may take a gigabyte. The
-latter in threads of their own: torch gives each thread that computes a helper for every core, for good, and a
-server has a hundred threads for requests.
+"""Requests whose prompts are encoded at once: each may take a gigabyte. In threads of their own: torch gives
+each thread that computes a helper for every core, for good, and a server has a hundred threads for requests.
 """
 
 
@@ -56,7 +53,6 @@ class Completions:
         self._metrics = metrics
         self._timeout = settings.request_timeout
         self.media = Media(settings)
-        self._decoding = threading.BoundedSemaphore(PREPARING)
         self._preparing = ThreadPoolExecutor(PREPARING, "prepare")
 
     def busy(self) -> tuple[int, int]:
@@ -145,10 +141,7 @@ class Completions:
         """What a model is asked for, and the pictures and clips in it."""
         if not isinstance(request, ChatRequest):
             return prompt.plain(request, engine), []
-        prepared: list[Prepared] = []
-        if media:  # a text need not wait while clips are decoded
-            with _turn(self._decoding, watch):
-                prepared = self.media.prepare(media, engine, watch)
+        prepared = self.media.prepare(media, engine, watch)
         return [prompt.resolve(request, [one.part for one in prepared], engine)], prepared
 
 
@@ -304,16 +297,6 @@ class Completion:
 
 def _messages(request: ChatRequest | TextRequest) -> Sequence[Message]:
     return request.messages if isinstance(request, ChatRequest) else ()
-
-
-@contextmanager
-def _turn(places: threading.BoundedSemaphore, watch: Watch) -> Iterator[None]:
-    while not places.acquire(timeout=WATCH_EVERY):
-        watch()
-    try:
-        yield
-    finally:
-        places.release()
 
 
 def _output(request: ChatRequest | TextRequest, info: PromptInfo) -> ChoiceOutput:

@@ -4,6 +4,7 @@ What was prepared is kept for a while by its content, so the same picture is dec
 """
 
 import contextlib
+import math
 import os
 import re
 import threading
@@ -18,6 +19,8 @@ from app.errors import ContextLengthExceeded, InvalidRequest
 from app.media import images, kinds, stills, video
 from app.media.body import Body, Budget
 from app.media.kept import Kept
+from app.media.limits import Limits
+from app.media.places import Places
 from app.media.sources import Sources
 from app.media.together import TookTooLongError, together
 from app.media.web import Lines, Web
@@ -28,7 +31,10 @@ KEPT_BYTES = 64 * 2**20
 FETCHING = 8
 DECODING = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Threads of one request that fetch, and that decode: running streams need the cores as well."""
+PLACES = 4
+"""Pictures and videos of all requests that are decoded at once."""
 DECODE_SECONDS = 120.0
+"""Of each, from when it has its place."""
 LIST_FPS = 2.0
 """Of a list of frames that says nothing else, as in qwen-vl-utils."""
 
@@ -75,6 +81,7 @@ class Media:
         self.most_pictures = settings.max_images
         self.total_pixels = int(settings.max_total_mp * 1e6)
         self._kept: Kept[Any, Prepared] = Kept(KEPT_BYTES, Prepared.bytes)
+        self._places = Places(PLACES)
 
     @contextlib.contextmanager
     def read(self, messages: Sequence[Message], watch: Callable[[], None]) -> Iterator[list[Medium]]:
@@ -106,15 +113,20 @@ class Media:
                     f"This model takes {what}.", param=medium.part.param, code="unsupported_by_model"
                 )
         stopped = threading.Event()
-        jobs = [lambda one=medium: self._prepared(one, engine, stopped) for medium in media]
-        try:
-            return together(jobs, watch, DECODE_SECONDS, DECODING, stop=stopped.set)
-        except TookTooLongError as late:
-            raise InvalidRequest(
-                f"Decoding took longer than {DECODE_SECONDS:g} seconds.",
-                param=media[late.index].part.param,
-                code="media_timeout",
-            ) from None
+        began: dict[str, float] = {}
+
+        def look() -> None:
+            watch()
+            for param, start in list(began.items()):
+                if time.monotonic() - start > DECODE_SECONDS:
+                    raise InvalidRequest(
+                        f"Decoding took longer than {DECODE_SECONDS:g} seconds.",
+                        param=param,
+                        code="media_timeout",
+                    )
+
+        jobs = [lambda one=medium: self._prepared(one, engine, stopped, began) for medium in media]
+        return together(jobs, look, math.inf, DECODING, stop=stopped.set)
 
     def _check_counts(self, parts: Sequence[MediaPart]) -> None:
         settings = self._settings
@@ -221,25 +233,32 @@ class Media:
                 code="too_many_videos",
             )
 
-    def _prepared(self, medium: Medium, engine: Engine, stopped: threading.Event) -> Prepared:
-        began = time.monotonic()
+    def _prepared(
+        self, medium: Medium, engine: Engine, stopped: threading.Event, began: dict[str, float]
+    ) -> Prepared:
+        start = time.monotonic()
         options = self._options(medium.part.options)
         content = tuple(body.digest() for body in medium.bodies)
         key = (engine.spec, type(medium.part), options, content)
         known = self._kept.get(key)
         if known is not None:
             part = replace(known.part, param=medium.part.param)
-            taken = time.monotonic() - began
+            taken = time.monotonic() - start
             return replace(known, part=part, fetched=medium.seconds, decoded=taken, is_known=True)
         try:
-            part, size = self._decoded(medium, engine, options, stopped)
+            with self._places.one(medium.kind, stopped):
+                start = began[medium.part.param] = time.monotonic()
+                try:
+                    part, size = self._decoded(medium, engine, options, stopped)
+                finally:
+                    del began[medium.part.param]
         except (ValueError, AssertionError):  # a processor's own limits
             raise InvalidRequest(
                 "This model cannot take a picture or video of this shape, or resized so.",
                 param=medium.part.param,
                 code="unsupported_by_model",
             ) from None
-        made = Prepared(part, size, medium.seconds, time.monotonic() - began, False)
+        made = Prepared(part, size, medium.seconds, time.monotonic() - start, False)
         self._kept.put(key, made)
         return made
 
@@ -265,7 +284,7 @@ class Media:
             image = images.decode(medium.bodies[0].read(), param, self.pixels)
             fitted = engine.fitter.picture(images.padded(image), options)
             return replace(part, source="", image=fitted, is_fitted=True), image.size
-        limits = video.Limits(self.pixels, self._settings.max_video_seconds)
+        limits = Limits(self.pixels, self._settings.max_video_seconds, self.total_pixels)
         plan = _planner(engine, options, param)
         if isinstance(part.source, tuple):
             rate = part.options.fps or LIST_FPS

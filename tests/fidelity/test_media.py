@@ -16,6 +16,7 @@ from app.engine import torchvision_cpu
 from app.engine.media_types import Clip, ImagePart, MediaOptions, VideoPart
 from app.engine.types import Message, TextPart
 from app.media import video
+from app.media.limits import Limits
 from tests import clips
 
 torchvision_cpu.prepare()
@@ -32,7 +33,7 @@ from app.engine.encode import PromptEncoder  # noqa: E402
 
 QWEN = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
 TEXT = "What is this?"
-LIMITS = video.Limits(10**7, 1000)
+LIMITS = Limits(10**7, 1000, 10**8)
 
 
 @pytest.fixture(scope="module", params=sorted(QWEN))

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from app.errors import InvalidRequest
 from app.media import images
-from tests.attacks import chunk, scans
+from tests.harmful import chunk, scans
 
 MANY = 100_000_000
 WHITE, BLACK, RED, GREEN, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -120,6 +120,16 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
 def test_a_transparent_value_of_sixteen_bits_is_white() -> None:
     image = decoded(grey16(0, 30_000, transparent=30_000))
     assert [colour(image, x) for x in (0, 1)] == [BLACK, WHITE]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_transparent_value_of_few_bits_is_white(bits: int) -> None:
+    row = bytes([0, 0b1000_0000])  # of the first pixel the highest bit is set
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0))
+    key = chunk(b"tRNS", struct.pack(">H", 2 ** (bits - 1)))
+    data = b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    image = decoded(data)
+    assert [colour(image, x) for x in (0, 1)] == [WHITE, BLACK]
 
 
 @pytest.mark.parametrize(

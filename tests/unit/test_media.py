@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 from app.engine.media_types import ImagePart, MediaOptions, MediaPart, VideoPart
 from app.engine.types import Message
 from app.errors import ApiError, ContextLengthExceeded, InvalidRequest
-from app.services.media import Media, Prepared
+from app.media import images
+from app.services import media as services_media
+from app.services.media import PLACES, Media, Prepared
 from app.settings import Settings
 from tests import clips
 from tests.conftest import data_url, scene
@@ -204,3 +207,51 @@ def test_bodies_are_closed_with_the_block() -> None:
         raise InvalidRequest("something else")
     with pytest.raises(ValueError, match="closed"):
         read[0].bodies[0].read()
+
+
+def test_a_decoder_that_nobody_waits_for_keeps_its_place_until_it_is_done(
+    hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding in C cannot be stopped; clients that leave must not make more of it than there are places."""
+    running: list[int] = []
+    decode = images.decode
+
+    def slow(data: bytes, *rest: Any) -> Any:
+        running.append(len(data))
+        assert hanging.wait(60)
+        return decode(data, *rest)
+
+    def left() -> None:
+        if len(running) == PLACES or hanging.is_set():
+            raise ConnectionError
+
+    media, asked = Media(Settings()), engine()
+    known = ImagePart(picture(99), "a")
+    prepared(media, known, model=asked)
+    monkeypatch.setattr(images, "decode", slow)
+
+    def leaves(number: int) -> None:
+        with (
+            pytest.raises(ConnectionError),
+            media.read([Message("user", (ImagePart(picture(number), "a"),))], nothing) as read,
+        ):
+            media.prepare(read, asked, left)
+
+    with ThreadPoolExecutor(PLACES) as pool:
+        list(pool.map(leaves, range(PLACES)))
+        pool.submit(leaves, PLACES).result(60)
+        assert len(running) == PLACES  # all have left, and no other one has begun
+        assert prepared(media, known, model=asked)[0].is_known  # which needs no place
+    hanging.set()
+    assert not prepared(media, ImagePart(picture(50), "a"), model=asked)[0].is_known
+
+
+def test_decoding_has_its_time_from_when_it_has_its_place(
+    hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services_media, "DECODE_SECONDS", 0.3)
+    monkeypatch.setattr(images, "decode", lambda *_: hanging.wait(60))
+    media = Media(Settings())
+    problem = refused(media, ImagePart(picture(), "a"))
+    assert (problem.code, problem.param) == ("media_timeout", "a")
+    assert str(problem) == "Decoding took longer than 0.3 seconds."

@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from app.settings import Settings
 from tests.conftest import png, scene
+from tests.harmful import upload
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 FORM = "multipart/form-data; boundary=x"
@@ -62,42 +63,13 @@ def test_what_is_no_whole_form_is_refused(client: FlaskClient, body: bytes, kind
     assert response.get_json()["error"]["type"] == "invalid_request_error"
 
 
-def parts(*named: tuple[str, bytes]) -> bytes:
-    """A form of these parts: what follows a name's quotes, and the content."""
-    head = '--x\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
-    return b"".join(head.format(name).encode() + data + b"\r\n" for name, data in named) + b"--x--\r\n"
-
-
-FILE = ('file"; filename="a.png', png(scene()))
-
-
-@pytest.mark.parametrize(
-    ("form", "status", "param", "words"),
-    [
-        ([FILE, FILE, ("prompt", b"hi")], 400, "file", "has 2 parts of this name"),
-        ([FILE, ("prompt", b"hi"), ("prompt", b"ho")], 400, "prompt", "has 2 parts of this name"),
-        ([FILE, ('prompt"; filename="p.json', b"hi")], 400, "prompt", "is a file, where a text"),
-        ([FILE, ("prompt", b"a" * (2**20 + 1))], 413, None, "100 parts, a text of more than 1 MiB"),
-        ([FILE, *[(f"a{number}", b"") for number in range(200)]], 413, None, "has more than 100 parts"),
-    ],
-    ids=["two files", "two prompts", "a prompt with a name", "a long prompt", "many fields"],
-)
-def test_a_form_is_refused_for_what_is_wrong_with_it(
-    client: FlaskClient, form: list[tuple[str, bytes]], status: int, param: str | None, words: str
-) -> None:
-    response = client.post("/v1/media/describe", data=parts(*form), content_type=FORM)
-    error = response.get_json()["error"]
-    assert (response.status_code, error["param"]) == (status, param)
-    assert words in error["message"]
-
-
 def test_parts_of_other_names_are_passed_over(client: FlaskClient) -> None:
-    form = parts(FILE, ("prompt", b"hi"), ("other", b"1"), ("other", b"2"), ('other"; filename="o.txt', b"3"))
+    form = upload(("prompt", b"hi"), ("other", b"1"), ("other", b"2"), ('other"; filename="o.txt', b"3"))
     response = client.post("/v1/media/describe", data=form, content_type=FORM)
     assert response.status_code == 200
 
 
 def test_a_form_of_a_long_prompt_within_the_limit_is_read(client: FlaskClient) -> None:
-    form = parts(FILE, ("prompt", b"a " * 300_000))
+    form = upload(("prompt", b"a " * 300_000))
     response = client.post("/v1/media/describe", data=form, content_type=FORM)
     assert response.status_code == 200

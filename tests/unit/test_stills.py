@@ -9,7 +9,9 @@ from PIL import Image
 
 from app.errors import InvalidRequest
 from app.media import images, stills
-from app.media.video import Limits, Video
+from app.media.limits import Limits
+from app.media.video import Video
+from tests import harmful
 from tests.unit.test_video import LIMITS, Plan, numbers, whites
 
 
@@ -50,8 +52,22 @@ def test_a_still_webp_is_a_clip_of_one_frame() -> None:
 
 def test_an_animation_that_is_too_long_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="2 seconds long; the most is 1") as caught:
-        animated([1000] * 3, limits=Limits(10**6, 1))
+        animated([1000] * 3, limits=Limits(10**6, 1, 10**8))
     assert caught.value.code == "video_too_long"
+
+
+def test_an_animation_of_too_many_pixels_is_refused_before_a_frame_of_it_is_decoded() -> None:
+    data = harmful.webp(1000, 400)
+    stopped = threading.Event()
+    stopped.set()  # so the first frame would be given up
+    limits = Limits(10**6, 1000, 159 * 10**6)
+    with (
+        pytest.raises(InvalidRequest, match=r"1000 frames of 400 × 400 = 160\.0 megapixels") as caught,
+        images.animated(io.BytesIO(data), "place", 10**6) as opened,
+    ):
+        stills.animation(opened, lambda *_: Plan((0,)), limits, "place", stopped)
+    assert (caught.value.code, caught.value.param) == ("video_too_large", "place")
+    assert "at most 159 are taken" in str(caught.value)
 
 
 def test_a_list_is_kept_whole_and_an_odd_last_one_twice_with_one_decoded_at_a_time() -> None:

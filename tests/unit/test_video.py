@@ -10,17 +10,17 @@ from fractions import Fraction
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 from PIL import Image
 
 from app.errors import InvalidRequest
 from app.media import images, video
-from app.media.video import Limits, Video
+from app.media.limits import Limits
+from app.media.video import Video
 from tests import clips
-from tests.attacks import audio, scans
+from tests.harmful import audio, gif, scans, streams
 
-LIMITS = Limits(10**7, 1000)
+LIMITS = Limits(10**7, 1000, 10**8)
 
 
 @dataclass
@@ -120,15 +120,25 @@ def test_what_holds_no_frame_is_refused() -> None:
 
 def test_limits_of_pixels_seconds_and_shape_are_named() -> None:
     data = clips.video(whites(20), fps=10)
-    assert refused(data, "64 × 64", Limits(64 * 64 - 1, 10)) == "video_too_large"
-    assert refused(data, "2 seconds long; the most is 1.9", Limits(10**6, 1.9)) == "video_too_long"
-    assert decoded(data, limits=Limits(64 * 64, 2)).total == 20
+    assert refused(data, "64 × 64", Limits(64 * 64 - 1, 10, 10**8)) == "video_too_large"
+    assert refused(data, "2 seconds long; the most is 1.9", Limits(10**6, 1.9, 10**8)) == "video_too_long"
+    assert decoded(data, limits=Limits(64 * 64, 2, 10**8)).total == 20
     line = clips.video(whites(2, (1010, 4)), "mkv")
     assert refused(line, "200 times") == "invalid_video"
 
 
+def test_a_gif_of_too_many_pixels_is_refused_before_the_frames_that_are_kept_are_decoded() -> None:
+    def planned(*_: object) -> Plan:
+        raise AssertionError
+
+    with pytest.raises(InvalidRequest, match=r"300 frames of 640 × 640 = 122\.9 megapixels") as caught:
+        decoded(gif(300, 640), planned)
+    assert caught.value.code == "video_too_large"
+    assert decoded(gif(10, 640), lambda *_: Plan((0, 9))).total == 10
+
+
 def test_more_frames_than_any_video_has_are_not_counted_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MOST_FRAMES", 10)
+    monkeypatch.setattr("app.media.limits.MOST_FRAMES", 10)
     assert refused(clips.video(whites(11)), "more than 10 frames") == "video_too_long"
 
 
@@ -237,38 +247,16 @@ def test_a_transparent_clip_lies_on_white() -> None:
     assert found.frames[0, 0, 0].tolist() == [0, 0, 0]
 
 
-def streams(count: int, size: int = 64, said: int = 64) -> bytes:
-    """An MKV of so many streams of one frame, whose header says that it is smaller than it is."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as output:
-        made: list[Any] = [output.add_stream("libvpx-vp9", rate=1) for _ in range(count)]
-        for stream in made:
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"deadline": "realtime", "cpu-used": "8"}
-        for stream in made:
-            frame = av.VideoFrame.from_ndarray(np.zeros((size * 3 // 2, size), np.uint8), format="yuv420p")
-            frame.pts = 0
-            output.mux(stream.encode(frame))
-            output.mux(stream.encode())
-    width, height = b"\xb0\x82", b"\xba\x82"  # elements PixelWidth, PixelHeight of two bytes each
-    data = file.getvalue()
-    for element in (width, height):
-        assert size < 256 or data.count(element + size.to_bytes(2)) == count
-        data = data.replace(element + size.to_bytes(2), element + said.to_bytes(2))
-    return data
-
-
 def test_a_file_of_many_streams_is_refused_before_they_are_decoded() -> None:
-    assert decoded(streams(4)).total == 1
-    refused(streams(5), "more than 4 streams of pictures")
+    assert decoded(streams(4, 64, 64)).total == 1
+    refused(streams(5, 64, 64), "more than 4 streams of pictures")
 
 
 def test_no_decoder_makes_a_frame_that_is_larger_than_the_limit_whatever_the_header_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """FFmpeg decodes to open a file, and where it does, it writes the true size into the stream."""
-    data, sizes, check = streams(1, 512), set(), video._size
+    data, sizes, check = streams(1, 512, 64), set(), video._size
 
     def size(stream: Any, *rest: Any) -> Any:
         sizes.add(stream.codec_context.width)
@@ -276,5 +264,5 @@ def test_no_decoder_makes_a_frame_that_is_larger_than_the_limit_whatever_the_hea
 
     monkeypatch.setattr(video, "_size", size)
     assert decoded(data).size == (512, 512)
-    refused(data, r"no frames of at most 0\.09 megapixels", Limits(300 * 300, 10))
+    refused(data, r"no frames of at most 0\.09 megapixels", Limits(300 * 300, 10, 10**8))
     assert sizes == {512, 0}
