@@ -1,4 +1,4 @@
-"""What this process may take of the machine: cores and memory, cut by its container's limits."""
+"""What this process may take of the machine: cores and memory, cut by its container's limits, and a GPU."""
 
 import importlib.util
 import os

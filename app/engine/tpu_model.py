@@ -90,7 +90,7 @@ class TpuModel:
             found = made = [KVCache([ports[3].memory for ports in nets], [ports[4].memory for ports in nets])]
         for cache in made:
             self.clear(cache)
-        if len(held) == 1:
+        if len(held) == 1 and held[0].rows:
             self.copy_cache(found[0], held[0], held[0].rows)
         return found
 
