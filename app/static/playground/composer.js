@@ -122,7 +122,8 @@ export class Composer {
     const before = this.actions.attachedBefore();
     const size = this.media.reduce((sum, one) => sum + one.blob.size, blob.size);
     if (size + before <= room) return;
-    const limit = `this server takes about ${Math.floor(room / 1e6)} MB with one request (--max-body-mb)`;
+    const about = room < 1e7 ? (room / 1e6).toFixed(1) : Math.floor(room / 1e6);
+    const limit = `this server takes about ${about} MB with one request (--max-body-mb)`;
     if (size > room) throw new Error(`${name} is too large: ${limit}.`);
     throw new Error(`${name} is too large here: ${limit}, and what this conversation shows already ` +
       "is sent with each question. It has room in a new conversation.");
