@@ -104,7 +104,7 @@ def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]
     when = "is loaded now" if settings.preload else "is loaded by the first request"
     yield "model", f"{spec.id} from {where}{size}; {when}"
     compiled = spec.engine == "bmrt"
-    best = "tpu:0" if compiled else "the best there is"
+    best = "tpu:0" if compiled else machine.likely_device()
     device = best if spec.device == "auto" else spec.device
     fastest = "the form it was compiled in" if compiled else "the form that is fastest there"
     form = fastest if spec.dtype == "auto" else spec.dtype

@@ -96,7 +96,7 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """A page of another site sent the request to a server that asks for no key."""
+    """A page of another site, or a proxy for another machine, called a server that asks for no key."""
 
     status = 403
     type = "permission_error"

@@ -335,7 +335,8 @@ def _check(row: Field[Any], value: Any) -> None:
     if choices and value not in choices:
         raise SettingsError(f"{name}: choose one of {', '.join(choices)}{nearest(value, choices)}")
     if (pattern := row.metadata["pattern"]) and not re.fullmatch(pattern, value):
-        hint = nearest(value, re.findall("[a-z]{3,}", pattern))
+        kind = value.partition(":")[0].lower()
+        hint = nearest({"gpu": "cuda"}.get(kind, value), re.findall("[a-z]{3,}", pattern))
         raise SettingsError(f"{name}: expected {row.metadata['help']}{hint}")
     if isinstance(value, str) and not value.strip() and value != row.default:
         raise SettingsError(f"{flags(row)[0]}: is empty")

@@ -1,4 +1,4 @@
-"""Mixed load with faults on a server of its own: what it holds before and after, and what it answered.
+"""Mixed load with faults on a server of its own: what it holds idle, warm and after, and what it answered.
 
     python benchmarks/soak.py --seconds 600
 
@@ -216,6 +216,9 @@ def run(load: Load, seconds: float, clients: int) -> float:
 def soak(url: str, worker: psutil.Process, seconds: float, clients: int) -> bool:
     """Load the server and print what came of it; whether all is well."""
     load = Load(url)
+    for body in (text, picture):  # the model is loaded, and nothing else has happened
+        load._post(body(random.Random(0)))
+    idle = settled(url, worker)
     began = time.monotonic()
     slowest = run(load, WARM_UP * seconds, clients)
     before = settled(url, worker)
@@ -226,8 +229,9 @@ def soak(url: str, worker: psutil.Process, seconds: float, clients: int) -> bool
         print(f"{name:10} {'left' if status == 1 else status or 'no answer':>9} {count:7}")
     print(f"{sum(load.statuses.values())} requests in {time.monotonic() - began:.0f} s, ", end="")
     print(f"{clients} clients; /health {slowest:.2f} s at the slowest")
+    print(f"{'':14} {'idle':>8} {'warm':>8} {'after':>8}")
     for name in before:
-        print(f"{name:14} {before[name]:8g} {after[name]:8g}")
+        print(f"{name:14} {idle[name]:8g} {before[name]:8g} {after[name]:8g}")
     for problem in load.wrong[:10]:
         print("wrong:", problem)
     lost = [name for name, most in LIMITS.items() if after[name] > before[name] + most]

@@ -31,7 +31,9 @@ LIMITS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code: 1 if a limit was missed, or no request went well."""
+    """The command; returns its exit code: 1 if a limit was missed, or no request went well; 130 if it was
+    interrupted, whatever its part shows.
+    """
     given = _parser().parse_args(list(arguments))
     server = client.remote(given, given.timeout)
     case = _case(given)
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    if len(answers) < _count(given):
+    if interrupted := len(answers) < _count(given):
         sys.stderr.write(f"vlserve: interrupted after {len(answers)} of {_count(given)} requests\n")
     found = figures(answers)
     _write(given, server, case, answers, found)
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     missed = [line for limit in limits if (line := limit.missed(found))]
     for line in missed:
         sys.stderr.write(f"missed: {line}\n")
-    return 1 if missed or not found["good"] else 0
+    return 130 if interrupted else 1 if missed or not found["good"] else 0
 
 
 def _measure(server: Remote, case: Case, given: argparse.Namespace) -> list[Answer]:

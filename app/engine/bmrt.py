@@ -6,7 +6,6 @@ answer by ending the process (an assertion) has to be checked before, in tpu_dev
 """
 
 import ctypes
-import logging
 from collections.abc import Sequence
 from ctypes import (
     POINTER,
@@ -25,8 +24,6 @@ from ctypes import (
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-log = logging.getLogger(__name__)
 
 FOLDERS = ("/opt/sophon/libsophon-current/lib", "/opt/sophon/lib")
 """Where the vendor's packages put the libraries."""
@@ -302,10 +299,14 @@ def _load(name: str, folder: str, mode: int) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(path, mode=mode)
         except OSError as error:
-            reasons.append(str(error))
+            if str(error) != f"{path}: cannot open shared object file: No such file or directory":
+                reasons.append(str(error))  # it is there, for another machine, or lacks a library of its own
+    if reasons:
+        raise RuntimeMissingError(
+            f"{name} cannot be loaded (docs/tpu.md). The loader says: {'; '.join(reasons)}"
+        )
     where = folder or f"the system's library path and {' or '.join(FOLDERS)}"
-    log.debug("%s cannot be loaded: %s", name, "; ".join(reasons))
     raise RuntimeMissingError(
         f"{name} is not in {where}: install the vendor's libsophon, 0.5.1 or later (docs/tpu.md), or name "
-        f"its folder by --tpu-libraries. The loader says: {reasons[-1]}"
+        "its folder by --tpu-libraries."
     )

@@ -62,29 +62,36 @@ class TpuModel:
         if vision is not None and layout.patches:
             self._tower = Tower(device, layout, vision)
 
-    def caches(self, wanted: int) -> list[KVCache]:
-        """So many KV caches, or as many as the device's memory has room for, filled with zeros.
+    def caches(self, wanted: int, held: Sequence[KVCache] = ()) -> list[KVCache]:
+        """So many KV caches, or as many as the device's memory has room for, filled with zeros; `held`, an
+        earlier answer, comes first with what it holds.
 
         The networks have memory of their own for one cache, which is read without a copy but through which
         the caches of others pass. So it is used only where it is the only one.
         """
-        found: list[KVCache] = []
-        while len(found) < wanted > 1:
+        found = list(held) if len(held) > 1 else []
+        made: list[KVCache] = []
+        while len(found) + len(made) < wanted > 1:
             try:
-                found.append(self._new_cache())
+                made.append(self._new_cache())
             except BmError as error:
                 if not error.is_out_of_memory:
                     raise
                 break
+        found += made
         if len(found) == 1:
-            self._device.free([*found[0].keys, *found[0].values])
+            self._device.free([*made[0].keys, *made[0].values])
         if len(found) < 2:
+            if held:
+                return list(held)
             numbers = range(self.layout.layers)
             stage = self.layout.decode_stages[-1][1]
             nets = [self.layout.nets[f"block_cache_{layer}"].stages[stage].inputs for layer in numbers]
-            found = [KVCache([ports[3].memory for ports in nets], [ports[4].memory for ports in nets])]
-        for cache in found:
+            found = made = [KVCache([ports[3].memory for ports in nets], [ports[4].memory for ports in nets])]
+        for cache in made:
             self.clear(cache)
+        if len(held) == 1 and held[0].rows:
+            self.copy_cache(found[0], held[0], held[0].rows)
         return found
 
     def _new_cache(self) -> KVCache:
@@ -177,7 +184,8 @@ class TpuModel:
         if self.layout.greedy_only:
             return int(self._device.read(self._answer, INT32, 1)[0])
         net = self.layout.nets["greedy_head"]
-        self._device.launch(net, [View(self._answer, FLOAT32, net.inputs[0].dims)], [self._chosen])
+        port = net.inputs[0]
+        self._device.launch(net, [View(self._answer, port.dtype, port.dims)], [self._chosen])
         return int(self._device.read(self._chosen, INT32, 1)[0])
 
     def logits(self) -> Array:

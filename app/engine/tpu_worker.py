@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 RETRY = 30.0
 """Seconds after which a device that failed is opened anew though nobody asks: a balancer that sends nothing
-to a process that is not ready would never learn that it could be."""
+to a process that is not ready would never learn that it could be. Also those after which caches that did not
+fit are tried again: beside a reload's new process the old one holds its memory while its last streams run.
+"""
 CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
 CLOSING = 30.0
 """Seconds that closing waits for the step that is under way."""
@@ -59,7 +61,9 @@ class Worker:
         self._running: list[Stream] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._chip = ""
         self._memory: tuple[int, int] | None = None
+        self._grown = 0.0  # when caches were last made, or could not be
         self._seen = 0
         self._opened = threading.Event()
         self._failure: Exception | None = None
@@ -146,9 +150,12 @@ class Worker:
             self._end(stream)
         if self._model is None:
             self._open()
-        if self._model is None:
+        if self._model is None or self._device is None:
             self._fail(list(self._waiting), _told(self._failure))
             return
+        full = len(self._running) == len(self._slots) < self.source.streams
+        if full and self._waiting and time.monotonic() - self._grown > RETRY:
+            self._grow(self._device, self._model)
         self._admit(self._model)
         for stream in list(self._running):
             self._guarded(stream, self._step, self._model)
@@ -156,12 +163,12 @@ class Worker:
     def _open(self) -> None:
         source = self.source
         try:
-            self._device = Device(source.libraries, source.device)
-            chip = CHIPS.get(self._device.chip(), "unknown")
-            self._load(self._device)
-            model = TpuModel(self._device, layout(self._device.nets), source.config, source.vision)
-            self._slots = [Slot(cache) for cache in model.caches(source.streams)]
-            self._memory = self._device.memory()
+            device = self._device = Device(source.libraries, source.device)
+            self._chip = CHIPS.get(device.chip(), "unknown")
+            self._load(device)
+            model = TpuModel(device, layout(device.nets), source.config, source.vision)
+            log.info("%s is %s", source.path.name, model.layout.told())
+            self._grow(device, model)
         except Exception as error:
             self._failure = error
             if self._opened.is_set():
@@ -169,9 +176,21 @@ class Worker:
             self._release()
             return
         self._model, self._failure = model, None
-        log.info("%s is %s", source.path.name, model.layout.told())
-        counts = (len(self._slots), source.streams)
-        log.info("tpu:%d, a chip %s, runs %d of %d streams at once", source.device, chip, *counts)
+
+    def _grow(self, device: Device, model: TpuModel) -> None:
+        """Make the caches that are missing, as many as fit by now."""
+        held, wanted = self._slots, self.source.streams
+        caches = model.caches(wanted, [slot.cache for slot in held])
+        self._grown = time.monotonic()
+        if len(caches) == len(held):
+            return
+        for slot, cache in zip(held, caches, strict=False):
+            slot.cache = cache  # the networks' own has moved
+        with self._changed:
+            self._slots = [*held, *(Slot(cache) for cache in caches[len(held) :])]
+        told = (self.source.device, self._chip, len(caches), wanted)
+        log.info("tpu:%d, a chip %s, runs %d of %d streams at once", *told)
+        self._memory = device.memory()
 
     def _load(self, device: Device) -> None:
         """Load the networks; the runtime does not say that the memory is too small, so it is looked at."""

@@ -2,7 +2,8 @@
 
 A browser reaches a server on its own machine for any page that it shows. A key stops such a page. Where none
 is required, two headers do that a page cannot forge: Origin; and Host, for a name that a stranger has pointed
-at this machine (DNS rebinding), whose pages count as the server's own.
+at this machine (DNS rebinding), whose pages count as the server's own. A third, X-Forwarded-For, tells
+that a proxy on this machine passes calls of other machines on.
 """
 
 import ipaddress
@@ -41,7 +42,9 @@ def install(app: Flask, settings: Settings) -> None:
 
 
 def is_foreign() -> bool:
-    """Whether the request came by a name that a stranger may have pointed here, to a server without keys."""
+    """Whether the request came by a name that a stranger may have pointed here, or from another machine, to a
+    server without keys.
+    """
     return bool(g.get("foreign", False))
 
 
@@ -58,10 +61,12 @@ def _before() -> Response | None:
 
 def _refuse_foreign(origins: Origins, origin: str | None) -> None:
     host = _hostname(request.headers.get("Host", ""))
-    g.foreign = not (_is_of_this_machine(host) or host in origins.hosts)
+    others = [caller for caller in _forwarded_for() if not _is_loopback(caller)]
+    g.foreign = bool(others) or not (_is_of_this_machine(host) or host in origins.hosts)
     if g.foreign and request.blueprint != "health":  # load balancers call by any name; they are told little
+        kind, wrong = ("calls", others[0]) if others else ("names", host)
         raise Forbidden(
-            f"This server asks for no key and answers to names of this machine only, not to {host[:100]!r}. "
+            f"This server asks for no key and answers to {kind} of this machine only, not {wrong[:100]!r}. "
             "Set --api-key, or --disable-api-auth behind a proxy that asks for one."
         )
     if request.method in SAFE_METHODS or origin is None or origins.allows(origin):
@@ -81,6 +86,19 @@ def _hostname(place: str) -> str:
         return urlsplit(f"//{place}").hostname or ""
     except ValueError:
         return f"{place}.invalid"  # a bracket that nothing closes: no name of ours
+
+
+def _forwarded_for() -> list[str]:
+    """For whom proxies passed the request on, as they say."""
+    callers = ",".join(request.headers.getlist("X-Forwarded-For")).split(",")
+    return [caller.strip() for caller in callers if caller.strip()]
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_of_this_machine(host: str) -> bool:

@@ -58,6 +58,14 @@ def test_the_code_of_a_picture_runs_and_sees_it(
     assert not (tmp_path / "trap").exists()
 
 
+def test_it_is_copied_from_a_page_that_has_no_clipboard(playground: Playground) -> None:
+    """As any page has none that is neither of this machine nor over TLS."""
+    playground.evaluate("navigator.clipboard.writeText('before')")
+    playground.evaluate("void (navigator.clipboard.writeText = () => Promise.reject(new Error('insecure')))")
+    assert "curl" in code(playground, "curl")
+    assert "openai" in code(playground, "Python")
+
+
 @pytest.mark.parametrize("language", ["curl", "Python"])
 @pytest.mark.parametrize("with_file", [False, True])
 def test_the_code_sends_the_same_request_to_the_letter(

@@ -27,7 +27,8 @@ def error(message: str, code: str, param: str | None = None) -> bytes:
         (400, error("Is 3.", "invalid_value", "top_p"), {}, ["Is 3.", "400", "at top_p"]),
         (503, error("No memory.", "out_of_memory"), {}, ["No memory.", "out_of_memory"]),
         (502, b"<html>Bad Gateway</html>", {}, ["The server answered 502", "502"]),
-        (413, b"<html>too large</html>", {}, ["more than the proxy lets through"]),
+        (413, b"<html>too large</html>", {}, ["more than the proxy lets through", "begin a new one"]),
+        (413, error("Too large.", "body_too_large"), {}, ["Too large.", "begin a new one, or show smaller"]),
         (500, b'{"error": "not as expected"}', {}, ["500"]),
     ],
 )

@@ -163,6 +163,21 @@ def test_what_cannot_be_sent_is_refused_in_words(
     expect(playground.page.locator("#attachments")).to_be_hidden()
 
 
+def test_what_a_conversation_has_shown_counts_against_the_limit(playground: Playground, stage: Stage) -> None:
+    stage.plays(*says("Large."))
+    seven = ("paste", "large.png", "image/png", b"x", 7 << 20)
+    give(playground, *seven)
+    playground.ask("And this?")
+    give(playground, *seven)
+    expect(playground.page.locator("#notice")).to_contain_text(
+        "large.png is too large here: this server takes"
+    )
+    expect(playground.page.locator("#attachments")).to_be_hidden()
+    playground.page.click("#new")
+    give(playground, *seven)
+    expect(playground.page.locator("#attachments li")).to_have_count(1)
+
+
 def test_pasted_text_stays_text(playground: Playground) -> None:
     playground.page.click("#question")
     playground.evaluate("navigator.clipboard.writeText('two\\nlines')")

@@ -54,6 +54,15 @@ def test_nginx_lets_through_what_the_server_takes() -> None:
     assert f"server 127.0.0.1:{Settings().port} " in site
 
 
+def test_the_image_gets_what_it_copies_and_nothing_else() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    assert "*" in ignored
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+
+
 def test_the_unit_waits_longer_than_the_drain_and_is_one() -> None:
     unit = (DEPLOY / "vlserve.service").read_text(encoding="utf-8")
     stop = re.search(r"TimeoutStopSec=(\d+)", unit)

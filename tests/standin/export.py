@@ -26,6 +26,7 @@ class Build:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     layout: Literal["static", "dynamic", "history5", "history"] = "static"
     head: Literal["greedy", "logits", "heads"] = "logits"
+    logits: Literal["float32", "float16", "bfloat16"] = "float32"
     input_length: int = 256
     length: int = 512
     stages: tuple[int, ...] = ()
@@ -166,10 +167,10 @@ def _nets(model: Any, build: Build) -> Iterator[bytes]:
         yield _net("embedding_cache", EMBED, [([(INT32, [1, 1])], [(half, [1, 1, width])])])
     yield from _blocks(model, build)
     yield from _vision(model, build)
-    answer = [(INT32, [1, 1])] if build.head == "greedy" else [(FLOAT32, [1, vocab])]
+    logits = (DTYPES[build.logits], [1, vocab])
+    answer = [(INT32, [1, 1])] if build.head == "greedy" else [logits]
     yield _net("lm_head", LM_HEAD, [([(half, [1, width])], answer)])
     if build.head == "heads":
-        logits = (FLOAT32, [1, vocab])
         yield _net("greedy_head", GREEDY_HEAD, [([logits], [(INT32, [1, 1])])])
         ones: Tensors = [(FLOAT32, [1]), (FLOAT32, [1]), (INT32, [1]), (FLOAT32, [1])]
         yield _net(

@@ -234,7 +234,7 @@ def test_ctrl_c_reports_what_there_is(
         return show, lambda: None
 
     monkeypatch.setattr(command, "_progress", progress)
-    assert bench(fake, "-n", "500") == 0
+    assert bench(fake, "-n", "500", "--max-errors", "0") == 130
     captured = capsys.readouterr()
     assert "interrupted after 2 of 500 requests" in captured.err
     assert re.search(r"^requests +2$", captured.out, re.MULTILINE)

@@ -72,6 +72,18 @@ def test_libraries_that_are_missing_are_one_clear_line(tmp_path: pathlib.Path) -
     assert "\n" not in str(told.value)
 
 
+def test_a_library_that_is_there_and_cannot_be_loaded_is_told_with_the_reason(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "libbmlib.so").write_bytes(b"of another machine")
+    told = r"^libbmlib\.so cannot be loaded .*: .*libbmlib\.so: (file too short|invalid ELF header)$"
+    with pytest.raises(RuntimeMissingError, match=told):
+        Libraries(str(tmp_path))
+    monkeypatch.setattr(bmrt, "FOLDERS", (str(tmp_path), str(tmp_path / "nowhere")))
+    with pytest.raises(RuntimeMissingError, match=told):
+        Libraries()
+
+
 def test_the_systems_library_path_is_asked_where_no_folder_is_named() -> None:
     code = "from app.engine.bmrt import Libraries; Libraries(); print('found')"
     environ = os.environ | {"LD_LIBRARY_PATH": str(standin.libraries())}

@@ -175,7 +175,7 @@ def test_the_address_is_told(capsys: Captured, started: list[list[str]], host: s
             [],
             [
                 r"model   demo from models/demo/weights, \d\d MB; is loaded by the first request",
-                r"device  the best there is, in float32",
+                r"device  (cpu|cuda|mps).*, in float32",
                 r"memory  [\d.]+ of [\d.]+ GB are free, \d+ cores",
                 r"load    32 streams at once, 128 more may wait",
                 r"keys    none asked for: only this machine can call",

@@ -183,6 +183,23 @@ def test_a_name_that_a_stranger_may_have_pointed_here_is_not(client: FlaskClient
         assert client.get(path, headers={"Host": host}).get_json() == {"status": "healthy"}
 
 
+@pytest.mark.parametrize("caller", ["192.0.2.7", "127.0.0.1, 2001:db8::7", "unknown", "192.0.2.7:4711"])
+def test_what_a_proxy_passes_on_for_another_machine_needs_a_key(
+    client: FlaskClient, make_app: Callable[..., Flask], caller: str
+) -> None:
+    headers = {"Host": "192.0.2.1:8080", "X-Forwarded-For": caller}
+    error = client.post(CHAT, json=HELLO, headers=headers).get_json()["error"]
+    assert error["code"] == "forbidden"
+    assert "calls of this machine only" in error["message"]
+    assert client.get("/health", headers=headers).get_json() == {"status": "healthy"}
+    for here in ("127.0.0.1", "::1", "127.0.0.1, 127.0.0.1", ""):
+        assert client.post(CHAT, json=HELLO, headers={"X-Forwarded-For": here}).status_code == 200
+    for changes in ({"disable_api_auth": True}, {"api_key": (KEY,)}):
+        other = make_app(**changes).test_client()
+        allowed = headers | {"Authorization": f"Bearer {KEY}"}
+        assert other.post(CHAT, json=HELLO, headers=allowed).status_code == 200
+
+
 @pytest.mark.parametrize(
     "origin", [EVIL, "null", "http://localhost:3000", "http://localhost.evil.example", "http://[", "http://"]
 )

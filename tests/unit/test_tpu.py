@@ -17,7 +17,7 @@ import pytest
 from tests import tiny_models  # prepares torchvision
 
 # isort: split
-from app.engine import catalog, loader
+from app.engine import catalog, loader, tpu_worker
 from app.engine.bmrt import FUNCTIONS
 from app.engine.media_types import Clip, ImagePart, MediaOptions, VideoPart
 from app.engine.registry import ModelRegistry
@@ -167,6 +167,30 @@ def test_device_memory_decides_how_many_run_at_once(load: Callable[..., TpuEngin
     assert len(said(engine, *[asks(max_tokens=3)] * 5)) == 5
 
 
+@pytest.mark.parametrize("fitted", [1, 2])
+def test_caches_that_did_not_fit_are_made_once_there_is_room(
+    load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch, fitted: int
+) -> None:
+    control, first = standin.control(), load(streams=1)
+    requests = [asks(text, ignore_eos=True, max_tokens=100) for text in ("Hello!", "Who are you?", "Hi")]
+    wanted = [said(first, request)[0] for request in requests]
+    each, base = 2 * 4 * 512 * 2 * 64 * 4, control["live_bytes"]
+    first.close()
+    control["limit_bytes"] = base + fitted * each + each // 2
+    control["launch_micros"] = 20_000
+    monkeypatch.setattr(tpu_worker, "RETRY", 0.0)
+    engine = load(streams=3)
+    running = [engine.submit(request) for request in requests]
+    wait_until(lambda: engine.busy() == (fitted, 3 - fitted))
+    assert engine.stats().kv_capacity == fitted * 512
+    control["limit_bytes"] = 0
+    wait_until(lambda: engine.busy() == (3, 0))
+    assert engine.stats().kv_capacity == 3 * 512
+    control["launch_micros"] = 0
+    found = ["".join(event.text for event in one if isinstance(event, Token | Finish)) for one in running]
+    assert found == wanted
+
+
 def test_a_cancelled_stream_gives_its_cache_to_the_next_within_a_token(
     load: Callable[..., TpuEngine],
 ) -> None:
@@ -252,6 +276,13 @@ def test_a_seed_means_the_same_as_on_every_other_engine(load: Callable[..., TpuE
     assert len(set(wanted)) >= 3
     assert said(load(head="logits"), *requests) == wanted
     assert said(load(head="heads"), *requests) == wanted
+
+
+@pytest.mark.parametrize("logits", ["bfloat16", "float16"])
+def test_logits_of_16_bits_are_chosen_from_too(load: Callable[..., TpuEngine], logits: str) -> None:
+    engine = load(head="heads", logits=logits)
+    assert "vlserve" in said(engine, asks())[0]
+    assert said(engine, asks(sampling=Sampling(temperature=0.5, top_k=1, seed=1))) == said(engine, asks())
 
 
 def test_log_probabilities_are_those_of_the_logits(load: Callable[..., TpuEngine]) -> None:
@@ -489,8 +520,6 @@ def test_all_that_run_are_told_and_those_that_wait_are_served(load: Callable[...
 def test_it_is_tried_again_though_nobody_asks(
     load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.engine import tpu_worker
-
     monkeypatch.setattr(tpu_worker, "RETRY", 0.05)
     engine, control = load(), standin.control()
     control.fail("bm_thread_sync", code=3)

@@ -13,6 +13,7 @@ export const server = {
 };
 
 const KEY = "vlserve-key";
+const SMALLER = "All pictures and videos of a conversation are sent with each question: begin a new one, or show smaller files.";
 
 /** The key, for this tab's life only. */
 export const key = {
@@ -115,10 +116,11 @@ async function failure(response) {
   };
   try {
     const { error } = await response.json();
-    return new Failure(error.message, { ...about, ...known(error) });
+    const advice = error.code === "body_too_large" ? ` ${SMALLER}` : "";
+    return new Failure(error.message + advice, { ...about, ...known(error) });
   } catch {
     // Not from vlserve but from a proxy in front of it.
-    const words = { 413: "That is more than the proxy lets through.", 504: "The proxy gave up waiting." };
+    const words = { 413: `That is more than the proxy lets through. ${SMALLER}`, 504: "The proxy gave up waiting." };
     const other = `The server answered ${response.status} ${response.statusText}`.trim() + ".";
     return new Failure(words[response.status] ?? other, about);
   }

@@ -13,7 +13,7 @@ export function block(text, language) {
 
 /** Put a text on the clipboard and say so on the button, by its word or by its icon. */
 export async function copy(text, button) {
-  if (!(await written(text))) return;
+  if (!(await written(text, button.closest("dialog") ?? document.body))) return;
   const icon = button.querySelector("use");
   const before = icon ? icon.getAttribute("href") : button.textContent;
   const show = (value) => {
@@ -27,7 +27,7 @@ export async function copy(text, button) {
   setTimeout(() => show(before), 1500);
 }
 
-async function written(text) {
+async function written(text, place) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -36,10 +36,12 @@ async function written(text) {
     const area = document.createElement("textarea");
     area.value = text;
     area.className = "unseen";
-    document.body.append(area);
+    const focused = document.activeElement;
+    place.append(area); // all but an open dialog is inert
     area.select();
     const done = document.execCommand("copy");
     area.remove();
+    focused?.focus();
     return done;
   }
 }

@@ -4,7 +4,7 @@ import { attachment, preview } from "./media.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** The composer; `actions` has send({text, media}), which may refuse by false, and stop(). */
+/** The composer; `actions` has send({text, media}), which may refuse by false, stop(), and attachedBefore(), in bytes. */
 export class Composer {
   media = [];
 
@@ -118,10 +118,15 @@ export class Composer {
   }
 
   checkSize({ name, blob }) {
-    const size = this.media.reduce((sum, one) => sum + one.blob.size, blob.size) * 4 / 3; // as base64
-    if (size <= this.maxBody) return;
-    const room = Math.floor(this.maxBody * 3 / 4 / 1e6);
-    throw new Error(`${name} is too large: this server takes about ${room} MB with one request (--max-body-mb).`);
+    const room = this.maxBody * 3 / 4; // as base64
+    const before = this.actions.attachedBefore();
+    const size = this.media.reduce((sum, one) => sum + one.blob.size, blob.size);
+    if (size + before <= room) return;
+    const about = room < 1e7 ? (room / 1e6).toFixed(1) : Math.floor(room / 1e6);
+    const limit = `this server takes about ${about} MB with one request (--max-body-mb)`;
+    if (size > room) throw new Error(`${name} is too large: ${limit}.`);
+    throw new Error(`${name} is too large here: ${limit}, and what this conversation shows already ` +
+      "is sent with each question. It has room in a new conversation.");
   }
 
   show() {

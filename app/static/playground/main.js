@@ -6,7 +6,7 @@ import { copy } from "./block.js";
 import { Composer } from "./composer.js";
 import { dataUrl, sample, save } from "./media.js";
 import * as panels from "./panels.js";
-import { requestBody } from "./request.js";
+import { attachedBefore, requestBody } from "./request.js";
 import { Settings } from "./settings.js";
 import { curl, filesBeside, python } from "./snippet.js";
 import * as store from "./store.js";
@@ -19,7 +19,11 @@ let conversations = [];
 let current = store.fresh();
 
 const settings = new Settings(readModels);
-const composer = new Composer({ send, stop: () => running.get(current)?.abort() }, server.maxBody);
+const composer = new Composer({
+  send,
+  stop: () => running.get(current)?.abort(),
+  attachedBefore: () => attachedBefore(current.turns),
+}, server.maxBody);
 
 function send(question) {
   if (running.has(current)) return false;

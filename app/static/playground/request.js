@@ -1,8 +1,18 @@
 // A conversation and the settings as the body of a chat completion.
 
+/** The turns that are sent again with each question that follows them. */
+function answered(turns) {
+  return turns.filter((turn) => turn.answer.content);
+}
+
+/** What is attached to them, in bytes. */
+export function attachedBefore(turns) {
+  return answered(turns).flatMap((turn) => turn.question.media).reduce((sum, { blob }) => sum + blob.size, 0);
+}
+
 /** The body for the question of the last turn; `address` turns an attachment into its URL. */
 export async function requestBody(turns, settings, address) {
-  const earlier = turns.slice(0, -1).filter((turn) => turn.answer.content);
+  const earlier = answered(turns.slice(0, -1));
   const messages = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
   for (const turn of earlier) {
     messages.push(await question(turn, address), { role: "assistant", content: turn.answer.content });
