@@ -20,6 +20,7 @@ from app.engine.decoder import Decoder
 from app.engine.few_rows import FewRows
 
 CACHED = 700
+pytestmark = pytest.mark.timeout(600)  # numba compiles, once on a machine
 FAMILIES = ("qwen2", "qwen3", "llama", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "sail_vl2")
 
 
