@@ -94,6 +94,7 @@ def test_a_step_of_a_few_rows_is_that_of_the_decoder(
             pair.compare([(231 * row, length) for row, length in enumerate(lengths)])
 
 
+@torch.inference_mode()
 def test_the_decoder_takes_it_for_steps_of_a_few_rows_alone(tiny: Callable[[str], pathlib.Path]) -> None:
     pair = Pair(tiny("qwen3"), "none")
     kernel = pair.fast._faster
