@@ -172,3 +172,16 @@ def attend(
                     store[start + done, kv_heads + head, index] = narrow(value, store)
         first, last = (done + 1) * part // parts, (done + 1) * (part + 1) // parts
         _mix(queries, store, start + first, start + last, partial[row, part])
+
+
+@njit(fastmath=True, error_model="numpy")
+def mix_rows(queries: Any, spans: Any, store: Any, partial: Any, rank: Any, ranks: Any) -> None:
+    """This rank's part of the attention of rows whose tokens are all in the store, in parts: queries (rows,
+    heads, size), scaled.
+    """
+    rows, parts = partial.shape[:2]
+    for unit in range(rank, rows * parts, ranks):
+        row, part = unit // parts, unit % parts
+        start, count = spans[row, 0], spans[row, 1] + 1
+        first, last = count * part // parts, count * (part + 1) // parts
+        _mix(queries[row], store, start + first, start + last, partial[row, part])
