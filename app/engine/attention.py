@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn import functional
+
+from app.engine.row_attention import InPlace, in_place
 
 PADDED = 512
 """Rows up to so many tokens are gathered and padded to one another; longer ones are read where they are."""
@@ -13,6 +16,15 @@ ALIKE = 64
 
 Rows = Sequence[tuple[int, int]]
 """Sequences with one new token each: where each one's extent begins and how many tokens it has, ascending."""
+
+
+class Part(Protocol):
+    """Some tokens of a step."""
+
+    def attend(self, query: torch.Tensor, store: torch.Tensor) -> torch.Tensor:
+        """Mix what its queries, of all (tokens, heads, size), look at in a layer's store: (its own tokens,
+        heads · size).
+        """
 
 
 @dataclass(frozen=True)
@@ -27,21 +39,15 @@ class Span:
 class Step:
     """Where the tokens of a step are written and what they look at; the same for all layers."""
 
-    def __init__(self, slots: torch.Tensor, parts: "Sequence[Padded | Alone]") -> None:
+    def __init__(self, slots: torch.Tensor, parts: "Sequence[Part]") -> None:
         self._slots, self._parts = slots, parts
 
     @classmethod
     def of(cls, rows: Rows, spans: Sequence[Span], dtype: torch.dtype, device: torch.device) -> "Step":
         """That of rows with a new token each and of parts of prompts after them."""
         slots = [slots_of(rows)]
-        parts: list[Padded | Alone] = []
-        at = 0
-        for some in _alike(rows):
-            if len(some) > 1:
-                parts.append(Padded(slice(at, at + len(some)), *padding(some, dtype), device))
-            else:
-                parts.append(Alone(at, Span(*some[0], 1), dtype, device))
-            at += len(some)
+        parts = _of_rows(rows, dtype, device)
+        at = len(rows)
         for span in spans:
             parts.append(Alone(at, span, dtype, device))
             slots.append(torch.arange(span.start + span.done, span.start + span.done + span.count))
@@ -56,6 +62,20 @@ class Step:
         query = query.to(store.dtype)
         mixed = [part.attend(query, store) for part in self._parts]
         return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).to(new.dtype)
+
+
+def _of_rows(rows: Rows, dtype: torch.dtype, device: torch.device) -> "list[Part]":
+    if rows and device.type == "cpu" and in_place(dtype):
+        return [InPlace(rows)]
+    parts: list[Part] = []
+    at = 0
+    for some in _alike(rows):
+        if len(some) > 1:
+            parts.append(Padded(slice(at, at + len(some)), *padding(some, dtype), device))
+        else:
+            parts.append(Alone(at, Span(*some[0], 1), dtype, device))
+        at += len(some)
+    return parts
 
 
 def _alike(rows: Rows) -> Iterator[Rows]:

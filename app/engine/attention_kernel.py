@@ -3,7 +3,10 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from app.engine.kernels import exp, narrow, wide
 
@@ -83,6 +86,31 @@ def _weigh(scores: Any, state: Any) -> Any:
     return shrink
 
 
+@intrinsic
+def _prefetch(typing: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        builder.call(
+            function, [place, *(ir.Constant(number, flag) for flag in (0, 2, 1))]
+        )  # to read, into L2
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@njit(error_model="numpy")
+def _fetch(store: Any, first: Any, last: Any, part: Any, parts: Any) -> None:
+    """Ask for a part of the tokens `first` to `last`: the next ones, while these are computed."""
+    line = 64
+    token = store.shape[1] * store.shape[2] * store.itemsize
+    start, total = store.ctypes.data + first * token, max(0, last - first) * token // line
+    for number in range(total * part // parts, total * (part + 1) // parts):
+        _prefetch(start + line * number)
+
+
 @njit(fastmath=True, error_model="numpy")
 def _mix(queries: Any, store: Any, first: Any, last: Any, out: Any) -> None:
     """Attention of a row's queries (heads, size) over the tokens `first` to `last` of the store, (all tokens,
@@ -104,6 +132,7 @@ def _mix(queries: Any, store: Any, first: Any, last: Any, out: Any) -> None:
                 for index in range(size):
                     tile[head, token, index] = wide(store[begin + token, head, index])
         for head in range(heads):
+            _fetch(store, begin + TILE, min(begin + 2 * TILE, last), head, heads)
             mixed = out[head, :size]
             _score(queries[head], tile[head // groups], count, weights)
             shrink = _weigh(weights, out[head, size:])
@@ -172,3 +201,16 @@ def attend(
                     store[start + done, kv_heads + head, index] = narrow(value, store)
         first, last = (done + 1) * part // parts, (done + 1) * (part + 1) // parts
         _mix(queries, store, start + first, start + last, partial[row, part])
+
+
+@njit(fastmath=True, error_model="numpy")
+def mix_rows(queries: Any, spans: Any, store: Any, partial: Any, rank: Any, ranks: Any) -> None:
+    """This rank's part of the attention of rows whose tokens are all in the store, in parts: queries (rows,
+    heads, size), scaled.
+    """
+    rows, parts = partial.shape[:2]
+    for unit in range(rank, rows * parts, ranks):
+        row, part = unit // parts, unit % parts
+        start, count = spans[row, 0], spans[row, 1] + 1
+        first, last = count * part // parts, count * (part + 1) // parts
+        _mix(queries[row], store, start + first, start + last, partial[row, part])

@@ -1,4 +1,4 @@
-"""A decode step of a few rows as one kernel for a CPU, run by torch's own threads.
+"""A decode step of a few rows as one kernel for a CPU, and parts of it by themselves, on torch's own threads.
 
 All layers are one call, since the time between the products would be a tenth of a short step and more. It is
 run by the threads of torch's OpenMP, because those of a second one would contend with them for the cores.
@@ -19,7 +19,7 @@ from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from app.engine.attention_kernel import attend, join
+from app.engine.attention_kernel import attend, join, mix_rows
 from app.engine.kernels import BLOCK, norm, product, silu_product
 
 SPINS = 1000
@@ -162,6 +162,23 @@ def _one_linear(arguments: Any, kind: Any) -> None:
     _linear(inputs, given[3:], out, False, kind, _rank(), _ranks())
 
 
+@njit(error_model="numpy")
+def _attention(arguments: Any, kept: Any) -> None:
+    """The attention of many rows by itself; the arguments are as row_attention.py has them."""
+    given = carray(arguments, (12,), np.int64)
+    rows, parts, heads, size, both, tokens = given[:6]
+    rank, ranks = _rank(), _ranks()
+    queries = carray(_pointer(given[6]), (rows, heads, size), np.float32)
+    store = carray(_pointer(given[7]), (tokens, both, size), kept)
+    spans = carray(_pointer(given[8]), (rows, 2), np.int64)
+    partial = carray(_pointer(given[9]), (rows, parts, heads, size + 2), np.float32)
+    mixed = carray(_pointer(given[10]), (rows, heads * size), np.float32)
+    mix_rows(queries, spans, store, partial, rank, ranks)
+    _wait(given[11], ranks)
+    first, last = rows * rank // ranks, rows * (rank + 1) // ranks
+    join(partial[first:last], mixed[first:last])
+
+
 KINDS = {torch.bfloat16: np.uint16, torch.int8: np.int8, torch.float32: np.float32}
 """What numbers are to numba, which has no bfloat16."""
 
@@ -214,6 +231,18 @@ def linear(weights: torch.dtype) -> Any:
     def body(arguments: Any) -> None:
         if len(made_of):
             _one_linear(arguments, kind)
+
+    return _compiled(body)
+
+
+@functools.cache
+def attention(kept: torch.dtype) -> Any:
+    """The kernel of the attention of many rows over a KV cache of this format."""
+    kind, made_of = KINDS[kept], _sources()
+
+    def body(arguments: Any) -> None:
+        if len(made_of):
+            _attention(arguments, kind)
 
     return _compiled(body)
 

@@ -63,8 +63,8 @@ EAGER_FILES = {
     for name in (
         "attention", "attention_kernel", "batch", "cache", "cuda", "decoder", "embedding", "encode",
         "few_rows", "fitting", "generate", "grammar", "grammar_check", "grammar_process", "kernels", "linear",
-        "pausing", "pieces", "processors", "row", "sampling", "step_kernel", "stream", "streamed", "submit",
-        "tpu", "tpu_stream", "tpu_worker", "vision",
+        "pausing", "pieces", "processors", "row", "row_attention", "sampling", "step_kernel", "stream",
+        "streamed", "submit", "tpu", "tpu_stream", "tpu_worker", "vision",
     )
 }  # fmt: skip
 TENSOR_MODULES = {"torch", "transformers", "tokenizers"}
