@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response, current_app, request
 
-from app.errors import Draining, ModelLoadFailed, ModelNotFound, OutOfMemory, RequestTimeout
+from app.errors import Draining, ModelLoadFailed, ModelNotFound, OutOfMemory, Overloaded, RequestTimeout
 from app.routes.describe import GENERATION, describe
 from app.routes.hooks import client_left, json_body, json_response
 from app.routes.sse import stream
@@ -11,7 +11,7 @@ from app.services import wire
 from app.services.completion import Completions
 
 bp = Blueprint("openai", __name__)
-TOKENS = (ModelNotFound, RequestTimeout, ModelLoadFailed, OutOfMemory, Draining)
+TOKENS = (ModelNotFound, RequestTimeout, ModelLoadFailed, OutOfMemory, Overloaded, Draining)
 """What can go wrong where a model's tokenizer is asked."""
 USAGE = {
     "prompt_tokens": 6,

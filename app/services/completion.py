@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -103,9 +104,8 @@ class Completions:
         self, request: ChatRequest | TextRequest, client_left: Callable[[], bool] = lambda: False
     ) -> "Tokens":
         """The tokens of a request's prompt, which is prepared as for an answer; raises as `start` does."""
-        self._admission.drain.refuse()
-        watch = self._watch(client_left)
         with (
+            self._admitted(client_left) as watch,
             self.media.read(_messages(request), watch) as media,
             self._registry.get(request.model, watch=watch) as lease,
         ):
@@ -123,10 +123,19 @@ class Completions:
         self, model: str | None, ids: Sequence[int], client_left: Callable[[], bool] = lambda: False
     ) -> str:
         """The text of tokens; raises InvalidRequest for ids that are none."""
-        with self._registry.get(model, watch=self._watch(client_left)) as lease:
+        with self._admitted(client_left) as watch, self._registry.get(model, watch=watch) as lease:
             return lease.engine.detokenize(ids)
 
-    def _watch(self, client_left: Callable[[], bool]) -> "Watch":
+    @contextmanager
+    def _admitted(self, client_left: Callable[[], bool]) -> Iterator[Watch]:
+        """A place for a request without a stream: it may wait for a model or for media all the same."""
+        ticket = self._admission.enter()
+        try:
+            yield self._watch(client_left)
+        finally:
+            ticket.release()
+
+    def _watch(self, client_left: Callable[[], bool]) -> Watch:
         return Watch(client_left, self._timeout, self._admission.drain)
 
     def _enter(self, request: ChatRequest | TextRequest) -> Ticket:

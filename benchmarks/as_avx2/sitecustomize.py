@@ -12,5 +12,10 @@ if own.exists():
 with contextlib.suppress(ImportError):
     import torch
 
-    for name in ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_vnni_supported", "_is_amx_tile_supported"):
+    for name in (
+        "_is_avx512_supported",
+        "_is_avx512_bf16_supported",
+        "_is_vnni_supported",
+        "_is_amx_tile_supported",
+    ):
         setattr(torch.cpu, name, lambda: False)

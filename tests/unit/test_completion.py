@@ -289,8 +289,13 @@ def test_beyond_streams_and_queue_a_request_is_refused(engine: ScriptedEngine) -
     with pytest.raises(Overloaded):
         house.completions.start(asked())
     assert len(engine.generations) == 2
+    with pytest.raises(Overloaded):
+        house.completions.tokenize(asked())  # which waits for media as an answer does
+    with pytest.raises(Overloaded):
+        house.completions.detokenize(None, [1])
     inside[0].close()
     house.completions.start(asked()).collect()
+    house.completions.tokenize(asked())
     inside[1].close()
     assert free(house)
 
