@@ -1,5 +1,6 @@
 """gunicorn's settings; those that depend on vlserve's come from the same environment as the application's."""
 
+import resource
 import sys
 from typing import Any
 
@@ -29,6 +30,12 @@ preload_app = False  # threads and CUDA contexts do not survive a fork
 control_socket_disable = True  # nothing here uses it
 accesslog = None  # the application logs requests, with their ids
 logconfig_dict = telemetry.logging_config(settings.log_level, settings.log_format)
+
+# Each connection is a file, each download two, and shells and containers often allow 1024.
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+if 0 <= soft < most:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def on_starting(server: Any) -> None:

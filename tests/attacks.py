@@ -220,6 +220,8 @@ PATHS = [
         ".",
         "/dev/zero",
         "/proc/self/environ",
+        "/proc/1/cwd",
+        "file:///proc/1/cwd/scene.png",
         "scene.png\0.txt",
         "//server/share/scene.png",
         "\\\\server\\share\\scene.png",

@@ -3,10 +3,13 @@
 A file without a name is gone with its last descriptor, also when the process is killed.
 """
 
+import contextlib
+import copy
 import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Self
 
 from app.errors import BodyTooLarge, Unavailable
@@ -44,7 +47,7 @@ class Budget:
 
 
 class Body:
-    """A medium's bytes; to be closed."""
+    """A medium's bytes; to be closed. Several threads may read it."""
 
     def __init__(self, param: str, budget: Budget, file: BinaryIO | None = None) -> None:
         self.param = param
@@ -53,6 +56,7 @@ class Body:
         self._spooled = None if file is not None else tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         self._file: Any = file if file is not None else self._spooled
         self._digest = hashlib.sha256()
+        self._lock = threading.RLock()
 
     @classmethod
     def of(cls, data: bytes, param: str, budget: Budget) -> Self:
@@ -67,17 +71,28 @@ class Body:
 
     @classmethod
     def of_file(cls, file: BinaryIO, param: str, budget: Budget) -> Self:
-        """A body that is an open file, which becomes its own; raises BodyTooLarge."""
-        made = cls(param, budget, file)
-        try:
+        """A body of an open file, which is closed, or if it is large becomes the body's own: a clip may be
+        hundreds of small files. Raises BodyTooLarge.
+        """
+        with contextlib.ExitStack() as held:
+            held.callback(file.close)
             budget.check(file.seek(0, os.SEEK_END), param)
             file.seek(0)
-            while block := file.read(BLOCK):
+            block = file.read(IN_MEMORY)
+            if len(block) < IN_MEMORY:
+                return cls.of(block, param, budget)
+            made = cls(param, budget, file)
+            while block:
                 made._count(block)
-        except BaseException:
-            file.close()
-            raise
-        return made
+                block = file.read(BLOCK)
+            held.pop_all()
+            return made
+
+    def named(self, param: str) -> Self:
+        """The same bytes at another place of the request."""
+        other = copy.copy(self)
+        other.param = param
+        return other
 
     def write(self, data: bytes) -> None:
         """Add bytes; raises BodyTooLarge, and Unavailable where the disk has no room for them."""
@@ -99,20 +114,24 @@ class Body:
 
     def head(self, count: int = 4096) -> bytes:
         """The first bytes."""
-        return bytes(self.file().read(count))
+        with self.file() as file:
+            return bytes(file.read(count))
 
     def read(self) -> bytes:
         """All bytes."""
-        return bytes(self.file().read())
+        with self.file() as file:
+            return bytes(file.read())
 
     def in_memory(self) -> bytes | None:
         """All bytes if they are in memory, else None."""
         return None if self._spooled is None or self.size > IN_MEMORY else self.read()
 
-    def file(self) -> Any:
-        """A file to read from, at its beginning."""
-        self._file.seek(0)
-        return self._file
+    @contextlib.contextmanager
+    def file(self) -> Iterator[Any]:
+        """A file to read from, at its beginning; others wait meanwhile."""
+        with self._lock:
+            self._file.seek(0)
+            yield self._file
 
     def close(self) -> None:
         """Give the bytes back."""

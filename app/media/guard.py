@@ -5,6 +5,7 @@ changes nothing. A file is opened folder by folder from an allowed one, and no l
 """
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
@@ -12,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Unavailable
 
 Resolver = Callable[..., list[Any]]
 """socket.getaddrinfo, or what stands in for it."""
@@ -93,21 +94,31 @@ def connect(
 
 
 def open_file(path: str, roots: Sequence[str], param: str) -> BinaryIO:
-    """A file under one of the roots, its links resolved; a relative path begins at each root in turn.
+    """A file under one of the roots, links in it resolved; a relative path begins at each root in turn.
 
-    Raises InvalidRequest: in the same words for all that is outside, be there something or not.
+    Raises InvalidRequest: in the same words for all that is outside, be there something or not. So `..` is
+    taken from the text, and nothing outside is looked at. Raises Unavailable if too many files are open.
     """
     if "\0" in path or "\\" in path or path.startswith("//"):
         raise _refused(param)
-    for root in (os.path.realpath(root) for root in roots):
-        resolved = os.path.realpath(os.path.join(root, path))
-        if not resolved.startswith(root.rstrip(os.sep) + os.sep):
-            continue
+    for root in roots:
         try:
-            return _opened(root, os.path.relpath(resolved, root).split(os.sep), param)
-        except OSError:
-            continue
+            real = os.path.realpath(root)
+            steps = _below(path, os.path.abspath(root)) or _below(path, real)
+            resolved = _below(os.path.realpath(os.path.join(real, steps)), real) if steps else None
+            if resolved:
+                return _opened(real, resolved.split(os.sep), param)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise Unavailable("The server has too many files open.") from None
     raise _refused(param)
+
+
+def _below(path: str, root: str) -> str | None:
+    """The way from a folder to a path by their texts, None if it leads outside."""
+    whole = os.path.normpath(os.path.join(root, path))
+    start = root.rstrip(os.sep) + os.sep
+    return whole[len(start) :] or None if whole.startswith(start) else None
 
 
 def _refused(param: str) -> InvalidRequest:

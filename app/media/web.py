@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -36,14 +36,30 @@ class Lines:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: list[socket.socket] = []
+        self._open: set[socket.socket] = set()
         self._is_cut = False
 
-    def add(self, line: socket.socket) -> None:
-        """Know of a connection, also when TLS has taken its socket over; raises OSError if all are cut."""
-        with self._lock:
-            self.check()
-            self._open.append(line.dup())
+    @contextlib.contextmanager
+    def known(self) -> Iterator[Callable[[socket.socket], None]]:
+        """What is to be told of each connection that is made within the block, before it connects, and
+        raises OSError if all are cut.
+        """
+        mine: set[socket.socket] = set()
+
+        def add(line: socket.socket) -> None:
+            with self._lock:
+                self.check()
+                copy = line.dup()  # TLS takes the socket itself over
+                mine.add(copy)
+                self._open.add(copy)
+
+        try:
+            yield add
+        finally:
+            with self._lock:
+                self._open -= mine
+            for copy in mine:
+                copy.close()
 
     def check(self) -> None:
         """Raise OSError if all are cut."""
@@ -57,14 +73,6 @@ class Lines:
             for line in self._open:
                 with contextlib.suppress(OSError):
                     line.shutdown(socket.SHUT_RDWR)
-        self.close()
-
-    def close(self) -> None:
-        """Forget all connections."""
-        with self._lock:
-            for line in self._open:
-                line.close()
-            self._open.clear()
 
 
 @dataclass(frozen=True)
@@ -92,29 +100,27 @@ class Web:
         import requests
         import urllib3
 
-        known = self.stored.get(url)
-        if known is not None and time.monotonic() < known.fresh_until:
-            return Body.of(known.data, param, budget)
         try:
-            return self._follow(url, param, budget, lines, known)
+            return self._follow(url, param, budget, lines)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             cut = "ended too early" if "IncompleteRead" in str(error) else "could not be made or broke"
             raise InvalidRequest(f"The download {cut}.", param=param, code="media_download_failed") from None
 
-    def _follow(self, url: str, param: str, budget: Budget, lines: Lines, known: Stored | None) -> Body:
-        at = url
+    def _follow(self, url: str, param: str, budget: Budget, lines: Lines) -> Body:
         for _ in range(self.redirects + 1):
-            asks = dict(known.asks) if known is not None and at == url else {}
-            with self._got(at, param, lines, asks) as answer:
-                if answer.status_code == 304 and known is not None and asks:
+            known = self.stored.get(url)
+            if known is not None and time.monotonic() < known.fresh_until:
+                return Body.of(known.data, param, budget)
+            with self._got(url, param, lines, known.asks if known is not None else {}) as answer:
+                if answer.status_code == 304 and known is not None and known.asks:
                     self._store(url, known.data, answer.headers, known)
                     return Body.of(known.data, param, budget)
                 if answer.status_code in (301, 302, 303, 307, 308) and "Location" in answer.headers:
                     # Headers are read as Latin-1, and servers write UTF-8.
-                    at = urljoin(at, answer.headers["Location"].encode("latin-1").decode())
+                    url = urljoin(url, answer.headers["Location"].encode("latin-1").decode())
                     continue
                 body = _read(answer, param, budget)
-                if at == url and (data := body.in_memory()) is not None:
+                if (data := body.in_memory()) is not None:
                     self._store(url, data, answer.headers, None)
                 return body
         raise InvalidRequest(
@@ -145,12 +151,13 @@ class Web:
         asked = requests.Request("GET", url, headers=HEADERS | dict(asks)).prepare()
         # No Session: it reads a redirect's body whole, unzipped, also when it is not to follow.
         with (
-            contextlib.closing(self._adapter(param, lines)) as adapter,
+            lines.known() as know,
+            contextlib.closing(self._adapter(param, lines, know)) as adapter,
             adapter.send(asked, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer,
         ):
             yield answer
 
-    def _adapter(self, param: str, lines: Lines) -> Any:
+    def _adapter(self, param: str, lines: Lines, know: Callable[[socket.socket], None]) -> Any:
         """What connects for requests, and only where the guard lets it."""
         from requests.adapters import HTTPAdapter
         from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -171,7 +178,7 @@ class Web:
                         param,
                         internal=bool(web.domains & {host, f"{host}:{self.port}"}),
                         resolve=web.resolve,
-                        know=lines.add,
+                        know=know,
                     )
                     try:
                         lines.check()  # cut after it was known and before it connected, it would go on

@@ -153,17 +153,21 @@ class Media:
     def _fetched(
         self, wanted: Sequence[tuple[Any, str]], watch: Callable[[], None]
     ) -> list[tuple[Body, float]]:
+        """The bytes of each, and the seconds that they took; what is named several times is fetched once."""
         settings = self._settings
         budget = Budget(int(settings.max_media_mb * 2**20), int(settings.max_total_media_mb * 2**20))
         lines = Lines()
+        places: dict[Any, str] = {}
+        for source, param in wanted:
+            places.setdefault(source, param)
 
         def fetch(source: Any, param: str) -> tuple[Body, float]:
             began = time.monotonic()
             return self.sources.read(source, param, budget, lines), time.monotonic() - began
 
-        jobs = [lambda one=one: fetch(*one) for one in wanted]
+        jobs = [lambda one=one: fetch(*one) for one in places.items()]
         try:
-            return together(
+            done = together(
                 jobs,
                 watch,
                 settings.media_timeout,
@@ -174,11 +178,11 @@ class Media:
         except TookTooLongError as late:
             raise InvalidRequest(
                 f"Fetching took longer than {settings.media_timeout:g} seconds.",
-                param=wanted[late.index][1],
+                param=list(places.values())[late.index],
                 code="media_timeout",
             ) from None
-        finally:
-            lines.close()
+        found = dict(zip(places, done, strict=True))
+        return [(found[source][0].named(param), found[source][1]) for source, param in wanted]
 
     def _medium(self, part: MediaPart, fetched: Sequence[tuple[Body, float]]) -> Medium:
         """What was fetched, its kind told from its bytes; raises InvalidRequest for what is neither."""
@@ -237,9 +241,10 @@ class Media:
         self, medium: Medium, engine: Engine, stopped: threading.Event, began: dict[str, float]
     ) -> Prepared:
         start = time.monotonic()
-        options = self._options(medium.part.options)
+        is_list = isinstance(medium.part.source, tuple)
+        options = self._options(medium.part.options, is_list)
         content = tuple(body.digest() for body in medium.bodies)
-        key = (engine.spec, type(medium.part), options, content)
+        key = (engine.spec, type(medium.part), is_list, options, content)
         known = self._kept.get(key)
         if known is not None:
             part = replace(known.part, param=medium.part.param)
@@ -262,8 +267,8 @@ class Media:
         self._kept.put(key, made)
         return made
 
-    def _options(self, asked: MediaOptions) -> MediaOptions:
-        """What is asked for, within the server's ceilings."""
+    def _options(self, asked: MediaOptions, is_list: bool) -> MediaOptions:
+        """What is asked for, within the server's ceilings; `fps` of a list of frames is their own rate."""
         settings = self._settings
         highest = settings.max_pixels or None
         pixels = [most for most in (asked.max_pixels, highest) if most is not None]
@@ -271,7 +276,9 @@ class Media:
         return replace(
             asked,
             max_pixels=min(pixels, default=None),
-            fps=min(asked.fps or settings.video_fps, settings.video_fps),
+            fps=asked.fps or LIST_FPS
+            if is_list
+            else min(asked.fps or settings.video_fps, settings.video_fps),
             ratio=1.0 if chosen else settings.video_ratio,
             most_frames=settings.max_frames,
         )
@@ -287,7 +294,6 @@ class Media:
         limits = Limits(self.pixels, self._settings.max_video_seconds, self.total_pixels)
         plan = _planner(engine, options, param)
         if isinstance(part.source, tuple):
-            rate = part.options.fps or LIST_FPS
             count = len(medium.bodies)
 
             def frame(number: int) -> Any:
@@ -297,13 +303,15 @@ class Media:
                 return images.decode(body.read(), body.param, self.pixels)
 
             planner = _planner(engine, replace(options, num_frames=count + 1), param)
-            found = stills.listed(count, frame, planner, rate)
-        elif kinds.picture_format(medium.bodies[0].head()) == "WEBP":
-            with images.animated(medium.bodies[0].file(), param, self.pixels) as opened:
-                found = stills.animation(opened, plan, limits, param, stopped)
+            found = stills.listed(count, frame, planner, options.fps or LIST_FPS)
         else:
-            body = medium.bodies[0]
-            found = video.decode(body.file(), body.head(), plan, limits, param, stopped)
+            head = medium.bodies[0].head()
+            with medium.bodies[0].file() as file:
+                if kinds.picture_format(head) == "WEBP":
+                    with images.animated(file, param, self.pixels) as opened:
+                        found = stills.animation(opened, plan, limits, param, stopped)
+                else:
+                    found = video.decode(file, head, plan, limits, param, stopped)
         clip = Clip(found.frames, found.indices, found.fps, found.total, found.size)
         return VideoPart("", param, clip, part.options), found.size
 

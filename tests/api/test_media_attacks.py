@@ -253,6 +253,8 @@ def test_many_small_ones_have_a_limit_together(guarded: Server, web: MediaServer
         "below/../scene.png",
         "./scene.png",
         "{root}/scene.png",
+        "/bin/..{root}/scene.png",
+        "/no-such-folder/..{root}/scene.png",
         "file://{root}/scene.png",
         "file://localhost{root}/scene.png",
         "file://{root}/%73cene.png",

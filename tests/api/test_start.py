@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests import tiny_models
@@ -100,6 +101,12 @@ def test_gunicorns_own_variable_does_not_change_the_address(tmp_path: pathlib.Pa
     with running(tmp_path, env={"GUNICORN_CMD_ARGS": "--bind 127.0.0.1:1 --workers 2"}) as server:
         assert server.get("/health").ok
         assert server.log.count("Booting worker") == 1
+
+
+def test_it_may_open_as_many_files_as_the_machine_lets_it(tmp_path: pathlib.Path) -> None:
+    command = ("prlimit", "--nofile=500:3000", sys.executable, "-m", "app", "serve")
+    with running(tmp_path, command=command) as server:
+        assert psutil.Process(server.worker()).rlimit(psutil.RLIMIT_NOFILE) == (3000, 3000)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,6 +76,25 @@ def test_all_of_a_request_share_a_budget(held: contextlib.ExitStack) -> None:
 def test_a_disk_without_room_is_the_servers_fault(small_files: None) -> None:
     with pytest.raises(Unavailable, match="no room"):
         Body.of(bytes(IN_MEMORY + 1), "place", budget())
+
+
+def test_a_small_file_is_closed_at_once_and_a_large_one_with_its_body(tmp_path: pathlib.Path) -> None:
+    for size, is_kept in ((IN_MEMORY - 1, False), (IN_MEMORY, True)):
+        data = os.urandom(size)
+        (tmp_path / "file").write_bytes(data)
+        file = (tmp_path / "file").open("rb")
+        with contextlib.closing(Body.of_file(file, "place", budget())) as body:
+            assert (file.closed, body.size, body.read()) == (not is_kept, size, data)
+        assert file.closed
+
+
+def test_one_body_may_be_read_at_two_places_at_once() -> None:
+    body = Body.of(bytes(range(256)) * 4096, "a", budget())
+    other = body.named("b")
+    assert (body.param, other.param) == ("a", "b")
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda one: one.read(), [body, other] * 20))) == 1
+    body.close()
 
 
 def test_a_file_that_is_too_large_is_refused_unread_and_closed() -> None:

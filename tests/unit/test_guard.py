@@ -1,12 +1,13 @@
 """What is public, and that the address which is connected to is the one that was checked."""
 
+import errno
+import pathlib
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Unavailable
 from app.media import guard
 from app.media.body import Budget
 from app.media.web import Lines, Web
@@ -42,10 +43,8 @@ def test_what_is_outside_is_public(address: str) -> None:
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    made = Lines()
-    yield made
-    made.close()
+def lines() -> Lines:
+    return Lines()
 
 
 class Changing:
@@ -100,3 +99,34 @@ def test_an_allowed_host_leads_no_other_inside(lines: Lines) -> None:
             web.download(url, "p", Budget(99, 99), lines)
         assert resolve.asked == ["named.example", "other.example"]
         assert len(server.asked) == 1
+
+
+def test_nothing_outside_a_root_is_looked_at(tmp_path: pathlib.Path) -> None:
+    """Whether a folder on the way is there, or a link, would show in the answer."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").write_bytes(b"hello")
+    (tmp_path / "link").symlink_to("/usr/bin")
+    (tmp_path / "alias").symlink_to(root)
+    for way in ("link", "missing", "root"):
+        with guard.open_file(f"{tmp_path}/{way}/../root/a", [str(root)], "place") as file:
+            assert file.read() == b"hello"
+    for path in (f"{tmp_path}/alias/a", str(root / "a")):
+        with guard.open_file(path, [str(tmp_path / "alias")], "place") as file:
+            assert file.read() == b"hello"
+    (root / "kernel").symlink_to("/proc/1/cwd")
+    for path in ("kernel", "/proc/1/cwd", "/proc/1/cwd/a"):
+        with pytest.raises(InvalidRequest) as caught:
+            guard.open_file(path, [str(root), "/proc/1/cwd"], "place")
+        assert caught.value.code == "media_not_allowed"
+
+
+def test_too_many_open_files_are_the_servers_fault(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("os.open", full)
+    with pytest.raises(Unavailable, match="too many files"):
+        guard.open_file("a", [str(tmp_path)], "place")

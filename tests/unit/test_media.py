@@ -2,12 +2,14 @@
 
 import base64
 import io
+import pathlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -196,6 +198,53 @@ def test_a_domain_may_be_an_address_of_version_six_in_brackets() -> None:
                 assert seen(prepared(media, part)) == ["image"]
             else:
                 assert refused(media, part).code == "media_not_allowed"
+
+
+def test_many_frames_hold_few_descriptors(tmp_path: pathlib.Path) -> None:
+    """A process often may have 1024, and a list 768 frames."""
+    for number in range(60):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    process = psutil.Process()
+    with serving() as server:
+        server.files |= {f"/{number}.png": (tmp_path / f"{number}.png").read_bytes() for number in range(60)}
+        media = Media(Settings(allowed_media_domain=("127.0.0.1",), allowed_media_path=(str(tmp_path),)))
+        frames = tuple(f"{number}.png" for number in range(60))
+        for part in (VideoPart(frames, "a"), VideoPart(tuple(server.url(f"/{one}") for one in frames), "a")):
+            before = process.num_fds()
+            with media.read([Message("user", (part,))], nothing) as read:
+                assert process.num_fds() < before + 30
+                assert len(read[0].bodies) == 60
+
+
+def test_what_a_request_names_several_times_is_fetched_once() -> None:
+    with serving() as server:
+        server.files["/a.png"] = base64.b64decode(picture().partition(",")[2])
+        media, url = Media(Settings(allowed_media_domain=("127.0.0.1",))), server.url("/a.png")
+        parts: list[MediaPart] = [ImagePart(url, "a"), ImagePart(url, "b"), VideoPart((url,) * 5, "c")]
+        made = prepared(media, *parts)
+        assert [one.part.param for one in made] == ["a", "b", "c"]
+        assert server.asked == ["/a.png"]
+
+
+def test_a_list_of_frames_has_the_rate_that_was_asked_for_each_time() -> None:
+    media, frames = Media(Settings(video_fps=2)), tuple(picture(number) for number in range(4))
+    for fps in (30.0, 2.0, 30.0, None):
+        (made,) = prepared(media, VideoPart(frames, "a", options=MediaOptions(fps=fps)))
+        assert isinstance(made.part, VideoPart)
+        assert made.part.clip is not None
+        assert made.part.clip.fps == (fps or 2.0)
+
+
+def test_a_gif_is_another_video_than_a_list_of_it_alone() -> None:
+    gif, frames = io.BytesIO(), clips.moving(count=3, size=(64, 64))
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
+    url = f"data:;base64,{base64.b64encode(gif.getvalue()).decode()}"
+    media = Media(Settings())
+    made = prepared(media, VideoPart(url, "a"), VideoPart((url,), "b"))
+    assert [one.part.clip.total for one in made if isinstance(one.part, VideoPart) and one.part.clip] == [
+        3,
+        2,
+    ]
 
 
 def test_bodies_are_closed_with_the_block() -> None:

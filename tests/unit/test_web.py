@@ -39,9 +39,8 @@ HYw8FHtchj5hT6Ag5UiWNjvewqVRplGRSuGGriPT4wvLv+XUpkhd/A4m
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    with contextlib.closing(Lines()) as made:
-        yield made
+def lines() -> Lines:
+    return Lines()
 
 
 @pytest.fixture
@@ -277,6 +276,21 @@ def test_what_a_server_lets_be_kept_is_kept_and_nothing_else(server: MediaServer
     assert (server.asked.count("/fresh"), server.asked.count("/tagged")) == (1, 2)
     server.headers["/tagged"], server.files["/tagged"] = {"ETag": '"2"'}, b"new"
     assert get(asking, f"http://named.example:{server.port}/tagged", lines) == b"new"
+
+
+def test_what_a_redirect_leads_to_is_kept_as_well(server: MediaServer, lines: Lines) -> None:
+    server.headers["/a"] = {"Cache-Control": "max-age=60"}
+    asking = web()
+    for _ in range(2):
+        assert get(asking, f"http://named.example:{server.port}/redirect//a", lines) == b"hello"
+    assert server.asked == ["/redirect//a", "/a", "/redirect//a"]
+
+
+def test_a_download_that_has_ended_holds_no_descriptor(server: MediaServer, lines: Lines) -> None:
+    before = psutil.Process().num_fds()
+    for _ in range(5):
+        assert get(web(), f"http://named.example:{server.port}/redirect//a", lines) == b"hello"
+    wait_until(lambda: psutil.Process().num_fds() <= before)
 
 
 def test_what_is_kept_counts_against_the_next_requests_limits(server: MediaServer, lines: Lines) -> None:
