@@ -297,6 +297,10 @@ HEAVY = [
         a_JPEG_with_6_MiB_of_filling_behind_its_scan=harmful.filled,
     ),
     *_bytes(
+        ("invalid_image", "The PNG has more than 50000 chunks."),
+        a_PNG_with_600000_empty_chunks=lambda: harmful.crumbs(600_000),
+    ),
+    *_bytes(
         ("media_too_large", "The medium has more than 8 MiB."),
         413,
         a_data_URL_of_9_MiB=lambda: bytes(9 * 2**20),

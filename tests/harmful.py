@@ -45,6 +45,11 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows + packer.flush()) + chunk(b"IEND", b"")
 
 
+def crumbs(count: int) -> bytes:
+    """A picture as a PNG with so many empty chunks."""
+    return picture()[:33] + chunk(b"vpAg", b"") * count + picture()[33:]
+
+
 def scans(count: int, *, before: bytes = b"", between: bytes = b"", after: bytes = b"") -> bytes:
     """A progressive JPEG whose smallest scan is there so often more, for some forty bytes each time."""
     file = io.BytesIO()

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from app.errors import InvalidRequest
-from app.media import images, kinds
+from app.media import kinds, trim
 from app.media.limits import Limits, check_count
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _packets(source: Any, stream: Any, container: str, param: str, stopped: Even
     for packet in source.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
-        if stream.codec_context.name == "mjpeg" and bytes(packet).count(JPEG_SCAN) > images.MOST_SCANS:
+        if stream.codec_context.name == "mjpeg" and bytes(packet).count(JPEG_SCAN) > trim.MOST_SCANS:
             raise _broken(param, "The video has a frame of too many scans.")
         times.append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:

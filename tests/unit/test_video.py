@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidRequest
-from app.media import images, video
+from app.media import trim, video
 from app.media.limits import Limits
 from app.media.video import Video
 from tests import clips
@@ -232,7 +232,7 @@ def motion_jpeg(picture: bytes) -> bytes:
 
 def test_a_frame_of_many_scans_is_refused_before_it_is_decoded() -> None:
     assert decoded(motion_jpeg(scans(20))).total == 2
-    refused(motion_jpeg(scans(images.MOST_SCANS)), "too many scans")
+    refused(motion_jpeg(scans(trim.MOST_SCANS)), "too many scans")
 
 
 def test_a_transparent_clip_lies_on_white() -> None:
