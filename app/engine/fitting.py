@@ -56,7 +56,7 @@ class QwenFitter:
         if total <= qwen.FRAME_FACTOR:  # a frame is shown twice rather than refused
             return int(qwen.FRAME_FACTOR)
         if options.num_frames is not None:
-            wanted = min(options.num_frames, most, total)
+            wanted = min(qwen.round_by_factor(options.num_frames, qwen.FRAME_FACTOR), most, total)
             return int(max(qwen.FRAME_FACTOR, qwen.floor_by_factor(wanted, qwen.FRAME_FACTOR)))
         least = getattr(self._video, "min_frames", qwen.FPS_MIN_FRAMES)
         bounds = {"min_frames": min(least, most, total - total % 2), "max_frames": min(most, total)}

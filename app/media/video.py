@@ -26,6 +26,8 @@ CODECS = (
     "wmv3", "vc1", "mjpeg", "prores", "dvvideo", "theora", "gif", "rawvideo", "flashsv", "ffv1", "huffyuv",
 )  # fmt: skip
 """Decoders that may be opened at all."""
+REFERRING = ("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "libvpx", "libvpx-vp9")
+"""Those that hold up to 16 frames, which may have as many bytes each as `Limits.pixels`."""
 FASTEST = 1000.0
 """Frames per second beyond which a rate is a lie."""
 LOOK_EVERY = 64
@@ -151,6 +153,9 @@ def _size(stream: Any, limits: Limits, param: str) -> Size:
     if not context.width:  # FFmpeg, opening the file, met frames over max_pixels, or none
         raise _broken(param, f"The video has no frames of at most {limits.pixels / 1e6:g} megapixels.")
     limits.check_size(context.width, context.height, param)
+    bits = context.format.padded_bits_per_pixel if context.format else 12  # as 8-bit 4:2:0 has
+    if context.name in REFERRING and context.width * context.height * bits > 8 * limits.pixels:
+        raise _broken(param, f"The video has frames of more than {limits.pixels / 1e6:g} MB.")
     return context.width, context.height
 
 
@@ -158,12 +163,14 @@ def _packets(source: Any, stream: Any, container: str, param: str, stopped: Even
     """What the file has, from reading it through without decoding."""
     times: list[int | None] = []
     keys: list[int] = []
+    ends = 0
     for packet in source.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
         if stream.codec_context.name == "mjpeg" and bytes(packet).count(JPEG_SCAN) > trim.MOST_SCANS:
             raise _broken(param, "The video has a frame of too many scans.")
         times.append(packet.pts)
+        ends = max(ends, (packet.pts or 0) + (packet.duration or 0))
         if packet.is_keyframe and packet.pts is not None:
             keys.append(packet.pts)
         check_count(len(times), param)
@@ -172,13 +179,15 @@ def _packets(source: Any, stream: Any, container: str, param: str, stopped: Even
     if not times:
         raise _broken(param, "The video has no frames.")
     known = sorted(time for time in times if time is not None)
-    timed = len(set(known)) == len(times) and container != "gif"
+    timed = len(set(known)) == len(times)
     base = float(stream.time_base or 0)
+    is_gif = container == "gif"  # whose frames need all before, and whose last one may be shown for long
+    shown = [*known, ends] if is_gif else known
     return Packets(
         tuple(known) if len(known) == len(times) else tuple(range(len(times))),
-        tuple(sorted(keys)),
+        () if is_gif else tuple(sorted(keys)),
         base,
-        _rate(known, base, stream.average_rate, len(times)),
+        _rate(shown, base, stream.average_rate, len(times) + is_gif),
         timed,
     )
 

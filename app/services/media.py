@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.engine.machine import total_memory
 from app.engine.media_types import Clip, ClipPlan, ImagePart, MediaOptions, MediaPart, VideoPart
 from app.engine.types import Engine, Message
 from app.errors import ContextLengthExceeded, InvalidRequest
@@ -31,8 +32,8 @@ KEPT_BYTES = 64 * 2**20
 FETCHING = 8
 DECODING = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Threads of one request that fetch, and that decode: running streams need the cores as well."""
-PLACES = 4
-"""Pictures and videos of all requests that are decoded at once."""
+PLACES = max(2, min(4, total_memory() // 2**33))
+"""Pictures and videos of all requests that are decoded at once: each may take two gigabytes."""
 DECODE_SECONDS = 120.0
 """Of each, from when it has its place."""
 LIST_FPS = 2.0

@@ -132,9 +132,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, MediaOptions()),
         ({"fps": 4.0}, MediaOptions(fps=4.0)),
         ({"nframes": 6}, MediaOptions(num_frames=6)),
+        ({"nframes": 7}, MediaOptions(num_frames=7)),
         ({"min_pixels": 4 * 1024, "max_pixels": 30_000}, MediaOptions(4 * 1024, 30_000)),
     ],
-    ids=["default", "fps", "frames", "pixels"],
+    ids=["default", "fps", "frames", "odd frames", "pixels"],
 )
 @pytest.mark.usefixtures("reader")
 def test_a_clip_is_as_the_reference_makes_it(

@@ -122,7 +122,7 @@ def test_limits_of_pixels_seconds_and_shape_are_named() -> None:
     data = clips.video(whites(20), fps=10)
     assert refused(data, "64 × 64", Limits(64 * 64 - 1, 10, 10**8)) == "video_too_large"
     assert refused(data, "2 seconds long; the most is 1.9", Limits(10**6, 1.9, 10**8)) == "video_too_long"
-    assert decoded(data, limits=Limits(64 * 64, 2, 10**8)).total == 20
+    assert decoded(data, limits=Limits(64 * 96, 2, 10**8)).total == 20
     line = clips.video(whites(2, (1010, 4)), "mkv")
     assert refused(line, "200 times") == "invalid_video"
 
@@ -245,6 +245,32 @@ def test_a_transparent_clip_lies_on_white() -> None:
     found = decoded(file.getvalue())
     assert found.frames[0, 7, 7].tolist() == [255, 255, 255]
     assert found.frames[0, 0, 0].tolist() == [0, 0, 0]
+
+
+def waiting(*durations: int) -> bytes:
+    """A GIF whose frames are shown for so many milliseconds."""
+    frames, file = whites(len(durations)), io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=list(durations))
+    return file.getvalue()
+
+
+def test_of_a_gif_those_frames_are_kept_that_are_shown_at_the_time() -> None:
+    found = decoded(waiting(700, 100, 100, 100))
+    assert numbers(found) == [0, 0, 0, 2]
+    assert found.fps == pytest.approx(4)
+    found = decoded(waiting(100, 100, 100, 700))
+    assert numbers(found) == [1, 3, 3, 3]
+    assert found.fps == pytest.approx(4)
+    found = decoded(waiting(*[100] * 12), lambda *_: Plan((0, 5, 11)))
+    assert numbers(found) == [0, 5, 11]
+    assert found.fps == pytest.approx(10)
+    refused(waiting(100, 20_000), "20 seconds long", Limits(10**6, 10, 10**8))
+
+
+def test_frames_that_refer_to_others_may_have_as_many_bytes_as_a_picture_pixels() -> None:
+    data = clips.video(whites(3), "mp4")  # 64 × 64, 12 bits a pixel
+    assert decoded(data, limits=Limits(64 * 96, 10, 10**8)).total == 3
+    refused(data, r"frames of more than 0\.006\d* MB", Limits(64 * 95, 10, 10**8))
 
 
 def test_a_file_of_many_streams_is_refused_before_they_are_decoded() -> None:
