@@ -6,7 +6,7 @@ from typing import IO, Any
 
 from marshmallow import fields, post_load, pre_load
 
-from app.engine.media_types import ImagePart
+from app.engine.media_types import ImagePart, VideoPart
 from app.engine.types import ChatRequest, Message, TextPart
 from app.errors import InvalidRequest
 from app.schemas.fields import Body, Flag, Integer, Number, SchemaOf, Text, checked
@@ -32,6 +32,8 @@ class UploadSchema(Body):
     max_tokens = Integer(low=1, high=10**9, **about("at most so many"))
     temperature = Number(low=0, high=2, **about("0 is greedy; else the model's"))
     stream = Flag(**about("answer in server-sent events"))
+    return_media_info = Flag(**about("tell in the usage, of a stream too, what was made of the file"))
+    as_video = Flag(**about("see all of an animated GIF or WEBP, not its first frame"))
 
     @pre_load
     def read_texts(self, data: Any, **_: Any) -> Any:
@@ -42,20 +44,24 @@ class UploadSchema(Body):
             if re.fullmatch(r"-?\d{1,15}(\.\d{1,99})?([eE][+-]?\d{1,3})?", str(given.get(name, ""))):
                 number = float(given[name])
                 given[name] = int(number) if number.is_integer() else number
-        if "stream" in given:
-            given["stream"] = WORDS.get(str(given["stream"]).lower(), given["stream"])
+        for name in ("stream", "return_media_info", "as_video"):
+            if name in given:
+                given[name] = WORDS.get(str(given[name]).lower(), given[name])
         return given
 
     @post_load
     def make(self, data: dict[str, Any], **_: Any) -> ChatRequest:
         given = {name: value for name, value in data.items() if value is not None}
-        message = Message("user", (ImagePart(given["file"], "file"), TextPart(given["prompt"])))
+        part = (VideoPart if given.get("as_video") else ImagePart)(given["file"], "file")
+        message = Message("user", (part, TextPart(given["prompt"])))
         return ChatRequest(
             messages=(message,),
             model=given.get("model"),
             max_tokens=given.get("max_tokens"),
             temperature=given.get("temperature"),
             stream=given.get("stream", False),
+            media_info=given.get("return_media_info", False),
+            include_usage=given.get("return_media_info", False),
         )
 
 

@@ -1,6 +1,8 @@
 """Pictures and clips from every source and in every format, as the demo model truly sees them."""
 
+import io
 import itertools
+import json
 import pathlib
 import threading
 import time
@@ -195,10 +197,26 @@ def test_an_upload_is_described(open_: Server) -> None:
     assert streamed.text.rstrip().endswith("data: [DONE]")
 
 
+def test_an_uploaded_animation_may_be_seen_as_a_video_and_told_of(open_: Server) -> None:
+    file, frames = io.BytesIO(), clips.moving("to the left")
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=80)
+    wanted = {"as_video": "true", "return_media_info": "true"}
+    answer = upload(open_, file.getvalue(), WHERE, **wanted).json()
+    assert said(answer) == "The red circle moves to the left."
+    streamed = upload(open_, file.getvalue(), WHERE, **wanted, stream="true").text
+    usage = json.loads(streamed.split("data: ")[-2])["usage"]
+    for told in (answer["usage"]["media"], usage["media"]):
+        assert [(one["param"], one["type"], one["total_frames"]) for one in told] == [
+            ("file", "video", len(frames))
+        ]
+    assert "media" not in upload(open_, file.getvalue(), WHERE, as_video="false").json()["usage"]
+
+
 @pytest.mark.parametrize(
     ("form", "param"),
     [
         ({"prompt": ""}, "prompt"),
+        ({"prompt": "x", "as_video": "perhaps"}, "as_video"),
         ({"prompt": "x", "max_tokens": "many"}, "max_tokens"),
         ({"prompt": "x", "temperature": "3"}, "temperature"),
         ({"prompt": "x", "stream": "perhaps"}, "stream"),
