@@ -17,12 +17,12 @@ from app.engine.media_types import ClipPlan, MediaOptions
 from app.engine.stats import EngineStats
 from app.engine.stream import Choices
 from app.engine.submit import LanguageEngine, Work
-from app.engine.tpu_device import UnknownModelError
+from app.engine.tpu_device import HANGS, UnknownModelError
 from app.engine.tpu_layout import Layout, check_config
 from app.engine.tpu_prompt import Vision, prompt
 from app.engine.tpu_worker import Source, Worker
 from app.engine.types import Defaults, GenerationRequest, ModelSpec, Progress
-from app.errors import InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
+from app.errors import DeviceFailed, InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
 
 Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
 """Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
@@ -86,6 +86,7 @@ class TpuEngine(LanguageEngine):
 
     def submit(self, *requests: GenerationRequest) -> Choices:
         """As all engines do it; InvalidRequest also for what needs logits that the model does not give."""
+        self._look()
         for request in requests:
             self._check(request)
         return super().submit(*requests)
@@ -117,6 +118,10 @@ class TpuEngine(LanguageEngine):
 
     def _wake(self) -> None:
         self._worker.wake()
+
+    def _look(self) -> None:
+        if told := self._worker.hangs():
+            raise DeviceFailed(f"The TPU hangs: {told}.", retry_after=int(HANGS))
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The prompt as the networks take it; raises InvalidRequest for a picture that is too large, and for

@@ -102,7 +102,12 @@ class Worker:
     def fault(self) -> str | None:
         """Why the device does not compute, until it is opened again."""
         failure = self._failure
-        return None if failure is None else _reason(failure)
+        return self.hangs() if failure is None else _reason(failure)
+
+    def hangs(self) -> str | None:
+        """The call that the chip does not return from, if there is one."""
+        device = self._device
+        return None if device is None else device.chip.hangs()
 
     def stats(self) -> EngineStats:
         """What the caches hold, and the device's memory as of its opening."""
@@ -164,7 +169,7 @@ class Worker:
         source = self.source
         try:
             device = self._device = Device(source.libraries, source.device)
-            self._chip = CHIPS.get(device.chip(), "unknown")
+            self._chip = CHIPS.get(device.chip_id(), "unknown")
             self._load(device)
             model = TpuModel(device, layout(device.nets), source.config, source.vision)
             log.info("%s is %s", source.path.name, model.layout.told())

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import pathlib
 import re
@@ -17,7 +18,7 @@ import pytest
 from tests import tiny_models  # prepares torchvision
 
 # isort: split
-from app.engine import catalog, loader, tpu_worker
+from app.engine import catalog, loader, tpu_device, tpu_worker
 from app.engine.bmrt import FUNCTIONS
 from app.engine.media_types import Clip, ImagePart, MediaOptions, VideoPart
 from app.engine.registry import ModelRegistry
@@ -528,6 +529,30 @@ def test_it_is_tried_again_though_nobody_asks(
     wait_until(lambda: engine.fault() is None)
 
 
+def test_a_call_that_does_not_return_is_told_until_it_does(
+    load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, control = load(streams=1), standin.control()
+    wanted, launches = said(engine, asks()), control["launches"]
+    control["launch_micros"] = 600_000_000
+    hung = [engine.submit(asks("Hi", ignore_eos=True)) for _ in range(2)]
+    wait_until(lambda: control["launches"] > launches and control["callers"] == 1)
+    assert engine.fault() is None
+    monkeypatch.setattr(tpu_device, "HANGS", 0.0)
+    assert re.fullmatch(r"bmrt_launch_tensor_ex has not returned for \d+ seconds", str(engine.fault()))
+    for one in hung:
+        with pytest.raises(DeviceFailed, match="The TPU hangs: bmrt_launch_tensor_ex has not"):
+            list(one)
+        one.cancel()
+    with pytest.raises(DeviceFailed, match="hangs"):
+        engine.submit(asks())
+    monkeypatch.undo()
+    control["launch_micros"] = 0
+    wait_until(lambda: engine.busy() == (0, 0))
+    assert engine.fault() is None
+    assert said(engine, asks()) == wanted
+
+
 def test_an_error_of_one_stream_is_its_own(load: Callable[..., TpuEngine]) -> None:
     engine = load(streams=2)
     other = engine.submit(asks(ignore_eos=True, max_tokens=60))
@@ -607,6 +632,23 @@ def test_a_second_model_gets_the_room_of_an_idle_one(compiled: Compiled) -> None
         control["limit_bytes"] = 0
         registry.close()
     assert [control[name] for name in LIVE] == [0] * len(LIVE)
+
+
+def test_a_model_that_is_loaded_and_unloaded_beside_another_changes_nothing(
+    load: Callable[..., TpuEngine],
+) -> None:
+    engine, request = load(streams=2), asks(ignore_eos=True)
+    wanted = said(engine, request)[0]
+    standin.control()["launch_micros"] = 1000  # so that the answer lasts
+    running = engine.submit(request)
+    text = "".join(event.text for event in itertools.islice(running, 5) if isinstance(event, Token))
+    for family in ("demo", "qwen3"):
+        other = load(streams=2, family=family, input_length=64, length=128)
+        said(other, asks(max_tokens=3))
+        other.close()
+    standin.control()["launch_micros"] = 0
+    text += "".join(event.text for event in running if isinstance(event, Token | Finish))
+    assert text == wanted
 
 
 def broken_folders(folder: pathlib.Path, good: pathlib.Path) -> Sequence[tuple[pathlib.Path, str]]:
