@@ -17,7 +17,7 @@ from app.engine.media_types import ClipPlan, MediaOptions
 from app.engine.stats import EngineStats
 from app.engine.stream import Choices
 from app.engine.submit import LanguageEngine, Work
-from app.engine.tpu_device import HANGS, UnknownModelError
+from app.engine.tpu_device import HANGS, LOADS, UnknownModelError
 from app.engine.tpu_layout import Layout, check_config
 from app.engine.tpu_prompt import Vision, prompt
 from app.engine.tpu_worker import Source, Worker
@@ -142,7 +142,8 @@ class TpuEngine(LanguageEngine):
                     param="messages",
                     code="image_too_large",
                 )
-        return {"input_ids": inputs["input_ids"], "prompt": made}
+        grids = {name: value for name, value in inputs.items() if name.endswith("_grid_thw")}
+        return {"input_ids": inputs["input_ids"], "prompt": made, **grids}
 
     def _check(self, request: GenerationRequest) -> None:
         """Raise InvalidRequest for what a model that tells only tokens cannot do."""
@@ -193,7 +194,7 @@ def load(
     except BmError as error:
         if error.is_out_of_memory:
             raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
-        kind = MayNotFit if error.function == "bmrt_load_bmodel" else ModelLoadFailed
+        kind = MayNotFit if error.function == LOADS else ModelLoadFailed
         raise kind(f"{spec.id}: {error}") from None
     try:
         check_config(layout, raw)
@@ -225,10 +226,12 @@ def load(
 
 
 def _files(spec: ModelSpec, folder: Path) -> tuple[Path, Path]:
-    found = sorted(folder.glob("*.bmodel"))
+    found = sorted(folder.glob("[!.]*.bmodel"))
     if len(found) != 1:
+        names = f" ({', '.join(one.name for one in found[:5])})" if found else ""
         raise ModelLoadFailed(
-            f"{spec.id}: its folder has {len(found)} files *.bmodel; it must have one, and config/ beside it."
+            f"{spec.id}: its folder has {len(found)} files *.bmodel{names}; it must have one, and config/ "
+            "beside it."
         )
     if not (folder / "config").is_dir():
         raise ModelLoadFailed(f"{spec.id}: its folder has no config/ with the model's configuration.")

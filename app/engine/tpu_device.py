@@ -206,9 +206,14 @@ class Device:
 
     def memory(self) -> tuple[int, int]:
         """Bytes of the device that are in use, by whomever, and bytes there are."""
-        stat = DeviceStat()
-        self._call("bm_get_stat", self._handle, byref(stat))
+        stat = self._stat()
         return stat.memory_used << 20, stat.memory_total << 20
+
+    def free_bytes(self) -> int:
+        """Bytes that are free in the heap that has most of them: nothing lies in two."""
+        stat = self._stat()
+        heaps: list[int] = [heap.available for heap in stat.heaps[: stat.heap_num]]
+        return max(heaps, default=stat.memory_total - stat.memory_used) << 20
 
     def allocate(self, size: int) -> DeviceMemory:
         """A piece of device memory, whose contents are undefined."""
@@ -303,6 +308,11 @@ class Device:
     def _call(self, name: str, *arguments: Any) -> Any:
         with self.chip.calling(name):
             return self._libraries.call(name, *arguments)
+
+    def _stat(self) -> DeviceStat:
+        stat = DeviceStat()
+        self._call("bm_get_stat", self._handle, byref(stat))
+        return stat
 
     def _net(self, name: str) -> Net:
         info = self._call("bmrt_get_network_info", self._runtime, name.encode()).contents

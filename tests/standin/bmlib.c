@@ -181,10 +181,12 @@ bm_status_t bm_get_stat(bm_handle_t handle, bm_dev_stat_t *stat) {
     BEGIN(bm_get_stat, handle);
     if (FINE) {
         memset(stat, 0, sizeof *stat);
-        stat->mem_total = (int)(limit() >> 20);
-        stat->mem_used = (int)(standin_control()->live_bytes >> 20);
-        stat->heap_num = 1;
-        stat->heap_stat[0] = (bm_heap_stat_t){stat->mem_total, stat->mem_total - stat->mem_used, stat->mem_used};
+        unsigned total = (unsigned)(limit() >> 20), used = (unsigned)(standin_control()->live_bytes >> 20), other = 8;
+        stat->mem_total = (int)(total + other);
+        stat->mem_used = (int)used;
+        stat->heap_num = 2; /* as a box has them; what is allocated lies in the first */
+        stat->heap_stat[0] = (bm_heap_stat_t){total, total - used, used};
+        stat->heap_stat[1] = (bm_heap_stat_t){other, other, 0};
     }
     END;
 }

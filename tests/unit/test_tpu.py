@@ -120,7 +120,7 @@ def test_it_says_what_it_is(load: Callable[..., TpuEngine]) -> None:
     stats = engine.stats()
     assert (stats.kv_capacity, stats.kv_running) == (10 * 512, 0)
     assert stats.device_memory is not None
-    assert stats.device_memory[1] == 15 << 30
+    assert stats.device_memory[1] == (15 << 30) + (8 << 20)
 
 
 def test_it_answers_with_and_without_a_picture(load: Callable[..., TpuEngine]) -> None:
@@ -374,6 +374,19 @@ def test_a_clip_is_brought_to_what_a_prompt_has_room_for(load: Callable[..., Tpu
     assert (len(few.indices), len(many.indices)) == (8, 4)  # --video-ratio
 
 
+def test_each_picture_and_clip_is_told_with_its_tokens(load: Callable[..., TpuEngine]) -> None:
+    engine = load()
+    plan = engine.fitter.clip(40, 10.0, (120, 90), MediaOptions(fps=2.0))
+    frames = np.stack([plan.fit(np.asarray(scene(size=(120, 90))))] * len(plan.indices))
+    clip = VideoPart("", "messages", Clip(frames, plan.indices, 10.0, 40, (120, 90)))
+    parts = (ImagePart("", "messages", scene()), clip, TextPart("hi"))
+    generation = engine.submit(GenerationRequest((Message("user", parts),), GREEDY, max_tokens=1))
+    (info,) = generation.prompts()
+    list(generation)
+    assert info.media_tokens == (info.image_tokens, info.video_tokens)
+    assert min(info.media_tokens) > 0
+
+
 def test_other_families_are_served(load: Callable[..., TpuEngine]) -> None:
     text = load(family="qwen3", input_length=128, length=256, layout="dynamic", dtype="bfloat16")
     assert text.modalities == ("text",)
@@ -581,6 +594,8 @@ LOADS: list[tuple[str, int, str]] = [
     ("bm_get_stat", 1, "bm_get_stat failed"),
     ("bm_malloc_device_byte", 9, "bm_malloc_device_byte failed with code 2"),
     ("bm_thread_sync", 1, "bm_thread_sync failed"),
+    ("bmrt_get_network_number", 1, "it has no network lm_head"),
+    ("bmrt_get_network_names", 1, "it has no network lm_head"),
 ]
 
 
@@ -592,7 +607,7 @@ def test_each_function_is_called_and_each_that_can_fail_fails_here(load: Callabl
     engine.close()
     assert [name for name in FUNCTIONS if control.calls(name) == before[name]] == []
     can_fail = {name for name, function in FUNCTIONS.items() if function.answer != "value"}
-    assert {*WITH_A_PICTURE, *(name for name, *_ in LOADS)} == can_fail
+    assert can_fail <= {*WITH_A_PICTURE, *(name for name, *_ in LOADS)}
 
 
 @pytest.mark.parametrize(("function", "after", "reason"), LOADS)
@@ -610,7 +625,8 @@ def test_a_load_that_fails_says_why_and_the_next_one_works(
 def test_a_model_that_does_not_fit_leaves_the_memory_as_it_was(load: Callable[..., TpuEngine]) -> None:
     control = standin.control()
     control["limit_bytes"] = 20 << 20
-    with pytest.raises(OutOfMemory, match="does not fit into the TPU's memory"):
+    told = r"TPU's memory: bmrt_load_bmodel failed: the model has \d+ MB, 21 MB are free"
+    with pytest.raises(OutOfMemory, match=told):
         load()
     assert [control[name] for name in LIVE] == [0] * len(LIVE)
 
@@ -657,8 +673,9 @@ def broken_folders(folder: pathlib.Path, good: pathlib.Path) -> Sequence[tuple[p
         one.mkdir()
     for name in ("a.bmodel", "b.bmodel"):
         (two / name).touch()
-    (bare / "a.bmodel").touch()
-    return [(empty, "has 0 files"), (two, "has 2 files"), (bare, "has no config/")]
+    for name in ("a.bmodel", "._a.bmodel"):  # as some systems leave beside a copy
+        (bare / name).touch()
+    return [(empty, "has 0 files"), (two, r"has 2 files .*\(a.bmodel, b.bmodel\)"), (bare, "has no config/")]
 
 
 def test_a_folder_that_is_not_complete_is_told(compiled: Compiled, tmp_path: pathlib.Path) -> None:

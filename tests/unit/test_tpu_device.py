@@ -106,7 +106,8 @@ def test_a_device_that_is_not_there(control: Control) -> None:
 def test_its_chip_and_its_memory(device: Device) -> None:
     device.allocate(8 << 20)
     assert device.chip_id() == 0x1686
-    assert device.memory() == (8 << 20, 15 << 30)
+    assert device.memory() == (8 << 20, (15 << 30) + (8 << 20))
+    assert device.free_bytes() == (15 << 30) - (8 << 20)
 
 
 def test_networks_are_read_as_they_were_compiled(loaded: Device) -> None:
