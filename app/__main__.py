@@ -99,13 +99,16 @@ def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]
 
     suffixes = (".safetensors", ".bmodel")
     weights = sum(one.stat().st_size for one in Path(spec.source).glob("*") if one.suffix in suffixes)
-    where = _in_project(spec.source) if Path(spec.source).is_dir() else f"{spec.source} (hub or its cache)"
+    where = _in_project(spec.source)
+    if not Path(spec.source).is_dir():
+        where += " (which is not there)" if Path(spec.source).is_absolute() else " (hub or its cache)"
     size = f", {weights / 1e6:.0f} MB" if weights else ""
     when = "is loaded now" if settings.preload else "is loaded by the first request"
     yield "model", f"{spec.id} from {where}{size}; {when}"
     compiled = spec.engine == "bmrt"
     best = "tpu:0" if compiled else machine.likely_device()
-    device = best if spec.device == "auto" else spec.device
+    named = f"{'tpu' if compiled else 'cuda'}:{spec.device}" if spec.device.isdigit() else spec.device
+    device = best if spec.device == "auto" else named
     fastest = "the form it was compiled in" if compiled else "the form that is fastest there"
     form = fastest if spec.dtype == "auto" else spec.dtype
     yield "device", f"{device}, in {form if spec.quantization == 'none' else spec.quantization}"

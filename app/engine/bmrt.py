@@ -206,18 +206,18 @@ must not be read where they are not.
 
 
 class BmError(Exception):
-    """A function of the runtime failed: its name, its code and what that means."""
+    """A function of the runtime failed: its name, its code if it has one, what that means, and whether the
+    device's memory was too small.
+    """
 
-    def __init__(self, function: str, code: int | None, meaning: str) -> None:
+    def __init__(
+        self, function: str, code: int | None, meaning: str, *, is_out_of_memory: bool = False
+    ) -> None:
         shown = "" if code is None else f" with code {code}"
         super().__init__(f"{function} failed{shown}: {meaning}.")
         self.function = function
         self.code = code
-
-    @property
-    def is_out_of_memory(self) -> bool:
-        """Whether the device's memory did not suffice."""
-        return self.code == NO_MEMORY
+        self.is_out_of_memory = is_out_of_memory or (function, code) == ("bm_malloc_device_byte", NO_MEMORY)
 
 
 class RuntimeMissingError(Exception):

@@ -124,6 +124,12 @@ def read(
         quantization=quantization if quantization != "none" else default.quantization,
     )
     specs = [changed if spec.id == default.id else spec for spec in specs]
+    for spec in specs:
+        if spec.engine == "bmrt" and (spec.dtype, spec.quantization) != ("auto", "none"):
+            raise SettingsError(
+                f"{spec.id} is compiled for a TPU and computes as it was compiled: neither dtype nor "
+                "quantization can be chosen for it"
+            )
     return Catalog(specs, default.id, created)
 
 

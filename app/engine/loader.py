@@ -55,6 +55,8 @@ def load(
     if spec.engine == "bmrt":
         from app.engine import tpu
 
+        if kv_bytes:
+            log.warning("--kv-cache-gb is not for %s: on a TPU --max-concurrent counts its caches", spec.id)
         return tpu.load(
             spec, folder, progress, _for_tpu, libraries=tpu_libraries, max_concurrent=max_concurrent
         )

@@ -6,6 +6,7 @@ fails fails them all with its reason and is forgotten, so that the next request 
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 
 RETRY_LOADING = 10
 """Seconds after which one may ask again for a model that still loads."""
+
+RETRY = 30.0
+"""Seconds after a load that failed in which only a request loads again; then who looks after the server does
+so, too: a balancer sends nothing to one that is not ready.
+"""
 
 Load = Callable[[ModelSpec, Progress], Engine]
 
@@ -74,7 +80,7 @@ class ModelRegistry:
         self._load = load
         self._idle_unload = idle_unload
         self._entries: dict[str, _Entry] = {}
-        self._failures: dict[str, str] = {}  # why a model's last load failed, until the next one
+        self._failures: dict[str, tuple[str, float]] = {}  # why a model's last load failed, and when
         self._load_seconds: dict[str, float] = {}
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
@@ -86,14 +92,7 @@ class ModelRegistry:
         """
         spec = self.catalog.resolve(name)
         with self._lock:
-            entry = self._entries.get(spec.id)
-            if entry is None:
-                entry = _Entry()
-                name = f"load-{spec.id}"
-                arguments = (spec, entry, request_id.get())
-                threading.Thread(target=self._run_load, args=arguments, name=name, daemon=True).start()
-                self._entries[spec.id] = entry
-                self._failures.pop(spec.id, None)
+            entry = self._entries.get(spec.id) or self._begin(spec)
             entry.leases += 1
         try:
             return Lease(_wait(entry.future, tick, watch), lambda: self._release(entry))
@@ -103,12 +102,19 @@ class ModelRegistry:
                 raise _still_loading(spec, entry, error) from None
             raise
 
+    def retry(self, model_id: str) -> None:
+        """Begin to load a model again whose last load failed RETRY seconds ago or more."""
+        with self._lock:
+            _, failed = self._failures.get(model_id, ("", math.inf))
+            if time.monotonic() - failed >= RETRY and model_id not in self._entries:
+                self._begin(self.catalog.resolve(model_id))
+
     def status(self, model_id: str) -> tuple[Literal["absent", "loading", "loaded", "failed"], str, float]:
         """Whether a model is loaded; while it loads what is being done and the share done, and if its last
         load or its device failed, why.
         """
         with self._lock:
-            entry, failure = self._entries.get(model_id), self._failures.get(model_id)
+            entry, (failure, _) = self._entries.get(model_id), self._failures.get(model_id, ("", 0.0))
         if entry is None:
             return ("failed", failure, 0.0) if failure else ("absent", "", 0.0)
         engine = entry.engine
@@ -166,6 +172,16 @@ class ModelRegistry:
         self._idle_unload = 0.0
         self.unload_idle(0.0)
 
+    def _begin(self, spec: ModelSpec) -> _Entry:
+        """Load a model in a thread; the lock is held."""
+        entry = _Entry()
+        name = f"load-{spec.id}"
+        arguments = (spec, entry, request_id.get())
+        threading.Thread(target=self._run_load, args=arguments, name=name, daemon=True).start()
+        self._entries[spec.id] = entry
+        self._failures.pop(spec.id, None)
+        return entry
+
     def _run_load(self, spec: ModelSpec, entry: _Entry, request_name: str) -> None:
         request_id.set(request_name)  # of the request that asked first
         start = time.monotonic()
@@ -182,7 +198,7 @@ class ModelRegistry:
             )
             with self._lock:
                 self._entries.pop(spec.id, None)
-                self._failures[spec.id] = str(told)
+                self._failures[spec.id] = str(told), time.monotonic()
             entry.future.set_exception(told)
             return
         show_bar("")

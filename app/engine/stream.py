@@ -149,14 +149,16 @@ class Asked:
 
 
 class Choices:
-    """The streams of some requests' choices, read as one Generation."""
+    """The streams of some requests' choices, read as one Generation. `look` is called where there is only
+    time to look; what it raises ends the reading.
+    """
 
-    def __init__(self, asked: Sequence[Asked], notes: Notes) -> None:
-        self._asked, self._notes = asked, notes
+    def __init__(self, asked: Sequence[Asked], notes: Notes, look: Callable[[], None] = lambda: None) -> None:
+        self._asked, self._notes, self._look = asked, notes, look
         self._streams = {stream.choice: stream for one in asked for stream in one.streams}
 
     def __iter__(self) -> Iterator[Event]:
-        return _read(self._notes, self._streams)
+        return _read(self._notes, self._streams, self._look)
 
     def prompts(self) -> Sequence[PromptInfo]:
         """The prompt of each request, as far as it is known by now."""
@@ -193,12 +195,15 @@ def _encoded(streams: Sequence[TokenStream]) -> Iterator[float]:
     return (stream.encoded for stream in streams if stream.encoded is not None)
 
 
-def _read(notes: Notes, streams: dict[int, TokenStream]) -> Iterator[Event]:
+def _read(
+    notes: Notes, streams: dict[int, TokenStream], look: Callable[[], None] = lambda: None
+) -> Iterator[Event]:
     left = len(streams)
     while left:
         try:
             choice, note = notes.get(timeout=TICK)
         except Empty:
+            look()
             yield Idle()
             continue
         event = streams[choice].event(note)

@@ -74,7 +74,7 @@ class LanguageEngine(ABC):
             asked.append(Asked(info, [work.stream for work in works]))
             todo += works
         self._begin(todo)
-        return Choices(asked, notes)
+        return Choices(asked, notes, self._look)
 
     def tokenize(self, request: GenerationRequest) -> Sequence[int]:
         """The tokens of its prompt; raises InvalidRequest, ContextLengthExceeded for one of any length that
@@ -99,6 +99,10 @@ class LanguageEngine(ABC):
     def is_lost(self) -> bool:
         """Whether only a new process can compute again."""
         return False
+
+    def _look(self) -> None:
+        """Called now and then while an answer waits for a token: may raise what ends it."""
+        return
 
     @abstractmethod
     def _begin(self, works: Sequence[Work]) -> None:

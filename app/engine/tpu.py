@@ -17,12 +17,12 @@ from app.engine.media_types import ClipPlan, MediaOptions
 from app.engine.stats import EngineStats
 from app.engine.stream import Choices
 from app.engine.submit import LanguageEngine, Work
-from app.engine.tpu_device import UnknownModelError
+from app.engine.tpu_device import HANGS, LOADS, UnknownModelError
 from app.engine.tpu_layout import Layout, check_config
 from app.engine.tpu_prompt import Vision, prompt
 from app.engine.tpu_worker import Source, Worker
 from app.engine.types import Defaults, GenerationRequest, ModelSpec, Progress
-from app.errors import InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
+from app.errors import DeviceFailed, InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
 
 Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
 """Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
@@ -86,6 +86,7 @@ class TpuEngine(LanguageEngine):
 
     def submit(self, *requests: GenerationRequest) -> Choices:
         """As all engines do it; InvalidRequest also for what needs logits that the model does not give."""
+        self._look()
         for request in requests:
             self._check(request)
         return super().submit(*requests)
@@ -118,6 +119,10 @@ class TpuEngine(LanguageEngine):
     def _wake(self) -> None:
         self._worker.wake()
 
+    def _look(self) -> None:
+        if told := self._worker.hangs():
+            raise DeviceFailed(f"The TPU hangs: {told}.", retry_after=int(HANGS))
+
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The prompt as the networks take it; raises InvalidRequest for a picture that is too large, and for
         tokens of pictures that are not there.
@@ -137,7 +142,8 @@ class TpuEngine(LanguageEngine):
                     param="messages",
                     code="image_too_large",
                 )
-        return {"input_ids": inputs["input_ids"], "prompt": made}
+        grids = {name: value for name, value in inputs.items() if name.endswith("_grid_thw")}
+        return {"input_ids": inputs["input_ids"], "prompt": made, **grids}
 
     def _check(self, request: GenerationRequest) -> None:
         """Raise InvalidRequest for what a model that tells only tokens cannot do."""
@@ -188,7 +194,7 @@ def load(
     except BmError as error:
         if error.is_out_of_memory:
             raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
-        kind = MayNotFit if error.function == "bmrt_load_bmodel" else ModelLoadFailed
+        kind = MayNotFit if error.function == LOADS else ModelLoadFailed
         raise kind(f"{spec.id}: {error}") from None
     try:
         check_config(layout, raw)
@@ -220,10 +226,12 @@ def load(
 
 
 def _files(spec: ModelSpec, folder: Path) -> tuple[Path, Path]:
-    found = sorted(folder.glob("*.bmodel"))
+    found = sorted(folder.glob("[!.]*.bmodel"))
     if len(found) != 1:
+        names = f" ({', '.join(one.name for one in found[:5])})" if found else ""
         raise ModelLoadFailed(
-            f"{spec.id}: its folder has {len(found)} files *.bmodel; it must have one, and config/ beside it."
+            f"{spec.id}: its folder has {len(found)} files *.bmodel{names}; it must have one, and config/ "
+            "beside it."
         )
     if not (folder / "config").is_dir():
         raise ModelLoadFailed(f"{spec.id}: its folder has no config/ with the model's configuration.")

@@ -2,11 +2,14 @@
 
 The C side copies as many bytes as a descriptor says and ends the process where an assertion fails, so sizes
 are compared here. All calls of a device come from one thread: a sync waits for what its own thread launched.
+Devices of several models on one chip call one after another.
 """
 
 import contextlib
 import ctypes
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from ctypes import byref, c_int, c_uint32, c_void_p
 from dataclasses import dataclass
 from math import prod
@@ -44,6 +47,11 @@ STORED: dict[int, type[np.generic]] = {
 OTHER_LAYOUT = "this libsophon lays its structures out in another way"
 LARGEST = 2**32 - 1
 """Bytes of one piece of device memory, whose size is a 32-bit number."""
+HANGS = 60.0
+"""Seconds after which a call that has not returned is taken for one that never will: a step takes a tenth of
+one, a long prompt's longest wait a few.
+"""
+LOADS = "bmrt_load_bmodel"
 
 
 class UnknownModelError(Exception):
@@ -127,6 +135,37 @@ def part(memory: DeviceMemory, offset: int, size: int) -> DeviceMemory:
     return DeviceMemory(memory.address + offset, 0, memory.dmabuf_fd, memory.flags, size)
 
 
+class Chip:
+    """What all devices of a chip share: who calls the libraries."""
+
+    def __init__(self) -> None:
+        self._next, self._calling = threading.Lock(), threading.Lock()
+        self._call: tuple[str, float] | None = None
+
+    @contextlib.contextmanager
+    def calling(self, name: str) -> Iterator[None]:
+        """The only call while it lasts. Whoever waits is next, whatever else the last caller wants."""
+        with self._next:
+            self._calling.acquire()
+        self._call = (name, time.monotonic())
+        try:
+            yield
+        finally:
+            self._call = None
+            self._calling.release()
+
+    def hangs(self) -> str | None:
+        """The call that has not returned for long, if there is one; a load may take minutes."""
+        name, since = self._call or ("", 0.0)
+        waited = time.monotonic() - since
+        if not name or name == LOADS or waited <= HANGS:
+            return None
+        return f"{name} has not returned for {waited:.0f} seconds"
+
+
+_chips: dict[int, Chip] = {}
+
+
 class Device:
     """One chip, and one .bmodel on it. Raises BmError, or UnknownModelError for a file of another kind;
     `close` frees all that was allocated here.
@@ -138,7 +177,10 @@ class Device:
         self._runtime: c_void_p | None = None
         self._handle: c_void_p | None = None
         self._launched = False  # since the last sync
+        self.chip = _chips.setdefault(number, Chip())
         self.nets: dict[str, Net] = {}
+        if told := self.chip.hangs():
+            raise UnknownModelError(f"tpu:{number} hangs: {told}")
         count, handle = c_int(), c_void_p()
         self._call("bm_dev_getcount", byref(count))
         if not 0 <= number < count.value:
@@ -150,12 +192,13 @@ class Device:
         """Load a .bmodel and read what its networks are."""
         self._runtime = c_void_p(self._call("bmrt_create", self._handle))
         self._call("bmrt_set_flags", self._runtime, SHARE_MEMORY)
-        self._call("bmrt_load_bmodel", self._runtime, str(path).encode())
+        self._call(LOADS, self._runtime, str(path).encode())
         self._call("bm_thread_sync", self._handle)
-        for name in self._libraries.network_names(self._runtime):
-            self.nets[name] = self._net(name)
+        with self.chip.calling("bmrt_get_network_names"):
+            names = self._libraries.network_names(self._runtime)
+        self.nets = {name: self._net(name) for name in names}
 
-    def chip(self) -> int:
+    def chip_id(self) -> int:
         """The chip's number: 0x1686 is a BM1684X."""
         chip = c_uint32()
         self._call("bm_get_chipid", self._handle, byref(chip))
@@ -163,9 +206,14 @@ class Device:
 
     def memory(self) -> tuple[int, int]:
         """Bytes of the device that are in use, by whomever, and bytes there are."""
-        stat = DeviceStat()
-        self._call("bm_get_stat", self._handle, byref(stat))
+        stat = self._stat()
         return stat.memory_used << 20, stat.memory_total << 20
+
+    def free_bytes(self) -> int:
+        """Bytes that are free in the heap that has most of them: nothing lies in two."""
+        stat = self._stat()
+        heaps: list[int] = [heap.available for heap in stat.heaps[: stat.heap_num]]
+        return max(heaps, default=stat.memory_total - stat.memory_used) << 20
 
     def allocate(self, size: int) -> DeviceMemory:
         """A piece of device memory, whose contents are undefined."""
@@ -258,7 +306,13 @@ class Device:
         self._call("bm_dev_free", handle)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        return self._libraries.call(name, *arguments)
+        with self.chip.calling(name):
+            return self._libraries.call(name, *arguments)
+
+    def _stat(self) -> DeviceStat:
+        stat = DeviceStat()
+        self._call("bm_get_stat", self._handle, byref(stat))
+        return stat
 
     def _net(self, name: str) -> Net:
         info = self._call("bmrt_get_network_info", self._runtime, name.encode()).contents

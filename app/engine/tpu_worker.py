@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.engine.bmrt import NO_MEMORY, BmError, Libraries
+from app.engine.bmrt import BmError, Libraries
 from app.engine.stats import EngineStats
 from app.engine.submit import Work
-from app.engine.tpu_device import Device, UnknownModelError
+from app.engine.tpu_device import LOADS, Device, UnknownModelError
 from app.engine.tpu_layout import Layout, layout
 from app.engine.tpu_model import TpuModel
 from app.engine.tpu_prompt import Prompt, Vision
@@ -102,7 +102,12 @@ class Worker:
     def fault(self) -> str | None:
         """Why the device does not compute, until it is opened again."""
         failure = self._failure
-        return None if failure is None else _reason(failure)
+        return self.hangs() if failure is None else _reason(failure)
+
+    def hangs(self) -> str | None:
+        """The call that the chip does not return from, if there is one."""
+        device = self._device
+        return None if device is None else device.chip.hangs()
 
     def stats(self) -> EngineStats:
         """What the caches hold, and the device's memory as of its opening."""
@@ -164,7 +169,7 @@ class Worker:
         source = self.source
         try:
             device = self._device = Device(source.libraries, source.device)
-            self._chip = CHIPS.get(device.chip(), "unknown")
+            self._chip = CHIPS.get(device.chip_id(), "unknown")
             self._load(device)
             model = TpuModel(device, layout(device.nets), source.config, source.vision)
             log.info("%s is %s", source.path.name, model.layout.told())
@@ -194,15 +199,15 @@ class Worker:
 
     def _load(self, device: Device) -> None:
         """Load the networks; the runtime does not say that the memory is too small, so it is looked at."""
-        used, total = device.memory()
+        free = device.free_bytes()
         try:
             device.load(self.source.path)
         except BmError as error:
             size = self.source.path.stat().st_size
-            if error.function != "bmrt_load_bmodel" or size <= total - used:
+            if error.function != LOADS or size <= free:
                 raise
-            told = f"the model has {size / 1e6:.0f} MB, {(total - used) / 1e6:.0f} MB are free"
-            raise BmError(error.function, NO_MEMORY, told) from None
+            told = f"the model has {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+            raise BmError(LOADS, None, told, is_out_of_memory=True) from None
 
     def _release(self) -> None:
         device, self._device, self._model = self._device, None, None

@@ -58,14 +58,17 @@ def _told() -> dict[str, Any]:
 @bp.get("/health/ready")
 @describe(answer=answers.ReadySchema, example={"status": "healthy"}, others={503: answers.ReadySchema})
 def ready() -> Response:
-    """503 while the default model loads and after that failed, until it has loaded; a model that nobody has
-    asked for yet does not count against it. Also 503 while the device of any loaded model fails, and from the
-    moment the server is told to stop.
+    """503 while the default model loads and after that failed, until it has loaded, which is tried again
+    while somebody looks here; a model that nobody has asked for yet does not count against it. Also 503 while
+    the device of any loaded model fails, and from the moment the server is told to stop.
     """
     registry = current_app.extensions["registry"]
+    stops = current_app.extensions["drain"].has_begun()
+    if not stops:
+        registry.retry(registry.catalog.default)
     state, phase, share = registry.status(registry.catalog.default)
     status, more = "healthy", {}
-    if current_app.extensions["drain"].has_begun():
+    if stops:
         status = "draining"
     elif state == "loading":
         status, more = "loading", {"phase": phase, "progress": round(share, 3)}

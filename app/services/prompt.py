@@ -85,7 +85,8 @@ def sampling(request: Wishes, defaults: Defaults) -> Sampling:
     if (temperature == 0 or top_k == 1) and choices > 1:
         why = "at temperature 0" if temperature == 0 else "of the likeliest token alone (top_k 1)"
         raise InvalidRequest(
-            f"{choices} choices {why} would all be the same; ask for one, or raise it.",
+            f"{choices} choices {why} would all be the same; ask for one"
+            + (": this model gives no others." if defaults.greedy_only else ", or raise it."),
             param="n" if request.n > 1 else "best_of",
             code="invalid_parameter_combination",
         )

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 SOURCES = pathlib.Path(__file__).parent
 HEADER = (SOURCES / "standin.h").read_text(encoding="utf-8")
 FUNCTIONS = re.findall(r"X\((bm\w+)\)", HEADER)
-"""All that it has, in the order of the control page; those that return no status cannot be made to fail."""
+"""All that it has, in the order of the control page; those that tell nothing cannot be made to fail."""
 COUNTS = (
     "live_bytes", "live_blocks", "live_handles", "live_runtimes", "limit_bytes", "launches", "callers",
-    "most_callers", "thread", "threads", "launch_micros", "devices", "host_refused",
+    "most_callers", "threads", "launch_micros", "devices", "host_refused",
 )  # fmt: skip
 FAULTS_AT = 16
 FAST = (

@@ -2,7 +2,8 @@
 
    Device addresses are numbers from 0x100000000 up, never host pointers; each allocation has a gap behind it
    and is filled with 0xFF (NaN) when it is made and when it is freed. What a program must never do (free
-   twice, use a handle that is gone) aborts. */
+   twice, use a handle that is gone) aborts. Handles know nothing of each other: what is queued belongs to the
+   thread and the handle that it was launched by. */
 #define _GNU_SOURCE
 #include "standin.h"
 #include <fcntl.h>
@@ -18,9 +19,9 @@
 #define GAP 4096ull
 #define MAGIC 0x76736874u
 
-struct bm_context { unsigned magic; int devid; };
+struct bm_context { unsigned magic; int devid; int64_t thread, threads; };
 typedef struct { uint64_t address, size; char *host; } block_t;
-typedef struct job { struct job *next; pthread_t thread; void (*run)(void *); void *what; } job_t;
+typedef struct job { struct job *next; bm_handle_t handle; pthread_t thread; void (*run)(void *); void *what; } job_t;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block_t *blocks;
@@ -45,19 +46,28 @@ control_t *standin_control(void) {
     return page = path ? found : &private_page;
 }
 
-void standin_enter(void) {
-    control_t *control = standin_control();
-    int64_t now = __sync_add_and_fetch(&control->callers, 1);
-    if (now > control->most_callers) control->most_callers = now;
-    int64_t me = (int64_t)gettid();
-    if (control->thread != me) { control->thread = me; control->threads++; }
+static void check(bm_handle_t handle) {
+    if (!handle || handle->magic != MAGIC) fatal("this is no handle, or it was freed");
 }
 
-void standin_leave(void) { __sync_sub_and_fetch(&standin_control()->callers, 1); }
+static __thread int inside; /* of calls: libbmrt's use those of libbmlib */
+
+static void raise_to(int64_t *most, int64_t value) { if (value > *most) *most = value; }
+
+void standin_enter(bm_handle_t handle) {
+    control_t *control = standin_control();
+    if (!inside++) raise_to(&control->most_callers, __sync_add_and_fetch(&control->callers, 1));
+    if (!handle) return;
+    check(handle);
+    int64_t me = (int64_t)gettid();
+    if (handle->thread != me) { handle->thread = me; raise_to(&control->threads, ++handle->threads); }
+}
+
+void standin_leave(void) { if (!--inside) __sync_sub_and_fetch(&standin_control()->callers, 1); }
 
 int standin_fault(int function) {
     control_t *control = standin_control();
-    control->faults[function].calls++;
+    __sync_add_and_fetch(&control->faults[function].calls, 1);
     int64_t left = control->faults[function].countdown;
     if (left <= 0) return 0;
     if (left > 1) { control->faults[function].countdown = left - 1; return 0; }
@@ -66,13 +76,9 @@ int standin_fault(int function) {
     return code ? code : BM_ERR_FAILURE;
 }
 
-#define BEGIN(name) standin_enter(); bm_status_t status = (bm_status_t)standin_fault(FAULT_##name)
+#define BEGIN(name, handle) standin_enter(handle); bm_status_t status = (bm_status_t)standin_fault(FAULT_##name)
 #define END standin_leave(); return status
 #define FINE (status == BM_SUCCESS)
-
-static void check(bm_handle_t handle) {
-    if (!handle || handle->magic != MAGIC) fatal("this is no handle, or it was freed");
-}
 
 static block_t *block_of(uint64_t address) {
     int low = 0, high = block_count; /* sorted, as addresses only grow */
@@ -93,71 +99,78 @@ void *standin_at(uint64_t address, uint64_t size) {
     return host;
 }
 
-void standin_enqueue(void (*run)(void *), void *what) {
+void standin_enqueue(bm_handle_t handle, void (*run)(void *), void *what) {
     job_t *job = malloc(sizeof *job);
-    *job = (job_t){NULL, pthread_self(), run, what};
+    *job = (job_t){NULL, handle, pthread_self(), run, what};
     pthread_mutex_lock(&lock);
     *jobs_end = job;
     jobs_end = &job->next;
     pthread_mutex_unlock(&lock);
 }
 
-void standin_drain(void) {
-    for (;;) {
-        pthread_mutex_lock(&lock);
-        job_t **place = &jobs;
-        while (*place && !pthread_equal((*place)->thread, pthread_self())) place = &(*place)->next;
-        job_t *job = *place;
-        if (job) { *place = job->next; if (!job->next) jobs_end = place; }
-        pthread_mutex_unlock(&lock);
-        if (!job) return;
+/* Take the next job of a handle out of the queue: of any thread, or of this one. NULL when there is none. */
+static job_t *next_job(bm_handle_t handle, bool any_thread) {
+    pthread_mutex_lock(&lock);
+    job_t **place = &jobs;
+    while (*place && ((*place)->handle != handle || !(any_thread || pthread_equal((*place)->thread, pthread_self()))))
+        place = &(*place)->next;
+    job_t *job = *place;
+    if (job) { *place = job->next; if (!job->next) jobs_end = place; }
+    pthread_mutex_unlock(&lock);
+    return job;
+}
+
+void standin_drain(bm_handle_t handle) {
+    for (job_t *job; (job = next_job(handle, false));) {
         job->run(job->what);
         free(job);
     }
 }
 
-void standin_discard(void) {
-    while (jobs) {
-        job_t *job = jobs;
-        jobs = job->next;
+void standin_discard(bm_handle_t handle) {
+    for (job_t *job; (job = next_job(handle, true));) {
         free(job->what);
         free(job);
     }
-    jobs_end = &jobs;
+}
+
+/* End the process if anything is queued on a handle; the lock is held. */
+static void must_be_idle(bm_handle_t handle, const char *what) {
+    for (job_t *job = jobs; job; job = job->next) if (job->handle == handle) fatal(what);
 }
 
 bm_status_t bm_dev_getcount(int *count) {
-    BEGIN(bm_dev_getcount);
+    BEGIN(bm_dev_getcount, NULL);
     if (FINE) *count = standin_control()->devices ? (int)standin_control()->devices : 1;
     END;
 }
 
 bm_status_t bm_dev_request(bm_handle_t *handle, int devid) {
-    BEGIN(bm_dev_request);
+    BEGIN(bm_dev_request, NULL);
     int64_t devices = standin_control()->devices ? standin_control()->devices : 1;
     if (FINE && (devid < 0 || devid >= devices)) status = BM_ERR_FAILURE;
     if (FINE) {
         *handle = malloc(sizeof **handle);
-        **handle = (struct bm_context){MAGIC, devid};
+        **handle = (struct bm_context){.magic = MAGIC, .devid = devid};
         __sync_add_and_fetch(&standin_control()->live_handles, 1);
     }
     END;
 }
 
 void bm_dev_free(bm_handle_t handle) {
-    standin_enter();
+    standin_enter(handle);
     standin_fault(FAULT_bm_dev_free);
-    check(handle);
-    if (jobs) fatal("a handle is freed under a launch");
+    pthread_mutex_lock(&lock);
+    must_be_idle(handle, "a handle is freed under a launch");
+    pthread_mutex_unlock(&lock);
+    standin_leave();
     handle->magic = 0;
     free(handle);
     __sync_sub_and_fetch(&standin_control()->live_handles, 1);
-    standin_leave();
 }
 
 bm_status_t bm_get_chipid(bm_handle_t handle, unsigned int *chip) {
-    BEGIN(bm_get_chipid);
-    check(handle);
+    BEGIN(bm_get_chipid, handle);
     if (FINE) *chip = 0x1686;
     END;
 }
@@ -165,21 +178,21 @@ bm_status_t bm_get_chipid(bm_handle_t handle, unsigned int *chip) {
 static int64_t limit(void) { return standin_control()->limit_bytes ? standin_control()->limit_bytes : 15ll << 30; }
 
 bm_status_t bm_get_stat(bm_handle_t handle, bm_dev_stat_t *stat) {
-    BEGIN(bm_get_stat);
-    check(handle);
+    BEGIN(bm_get_stat, handle);
     if (FINE) {
         memset(stat, 0, sizeof *stat);
-        stat->mem_total = (int)(limit() >> 20);
-        stat->mem_used = (int)(standin_control()->live_bytes >> 20);
-        stat->heap_num = 1;
-        stat->heap_stat[0] = (bm_heap_stat_t){stat->mem_total, stat->mem_total - stat->mem_used, stat->mem_used};
+        unsigned total = (unsigned)(limit() >> 20), used = (unsigned)(standin_control()->live_bytes >> 20), other = 8;
+        stat->mem_total = (int)(total + other);
+        stat->mem_used = (int)used;
+        stat->heap_num = 2; /* as a box has them; what is allocated lies in the first */
+        stat->heap_stat[0] = (bm_heap_stat_t){total, total - used, used};
+        stat->heap_stat[1] = (bm_heap_stat_t){other, other, 0};
     }
     END;
 }
 
 bm_status_t bm_malloc_device_byte(bm_handle_t handle, bm_device_mem_t *memory, unsigned int size) {
-    BEGIN(bm_malloc_device_byte);
-    check(handle);
+    BEGIN(bm_malloc_device_byte, handle);
     pthread_mutex_lock(&lock);
     uint64_t whole = (size + GAP - 1) / GAP * GAP;
     if (FINE && size == 0) status = BM_ERR_PARAM;
@@ -205,11 +218,10 @@ bm_status_t bm_malloc_device_byte(bm_handle_t handle, bm_device_mem_t *memory, u
 }
 
 void bm_free_device(bm_handle_t handle, bm_device_mem_t memory) {
-    standin_enter();
+    standin_enter(handle);
     standin_fault(FAULT_bm_free_device);
-    check(handle);
     pthread_mutex_lock(&lock);
-    if (jobs) fatal("device memory is freed under a launch");
+    must_be_idle(handle, "device memory is freed under a launch");
     block_t *block = block_of(memory.u.device.device_addr);
     if (!block || block->address != memory.u.device.device_addr || block->size != memory.size)
         fatal("what is freed was never allocated");
@@ -224,8 +236,7 @@ void bm_free_device(bm_handle_t handle, bm_device_mem_t memory) {
 
 bm_status_t bm_memcpy_s2d_partial_offset(
     bm_handle_t handle, bm_device_mem_t target, void *source, unsigned int size, unsigned int offset) {
-    BEGIN(bm_memcpy_s2d_partial_offset);
-    check(handle);
+    BEGIN(bm_memcpy_s2d_partial_offset, handle);
     if (FINE && (uint64_t)offset + size > target.size) status = BM_ERR_PARAM;
     void *host = FINE ? standin_at(target.u.device.device_addr + offset, size) : NULL;
     if (FINE && !host) status = BM_ERR_PARAM;
@@ -235,8 +246,7 @@ bm_status_t bm_memcpy_s2d_partial_offset(
 
 bm_status_t bm_memcpy_d2s_partial_offset(
     bm_handle_t handle, void *target, bm_device_mem_t source, unsigned int size, unsigned int offset) {
-    BEGIN(bm_memcpy_d2s_partial_offset);
-    check(handle);
+    BEGIN(bm_memcpy_d2s_partial_offset, handle);
     if (FINE && (uint64_t)offset + size > source.size) status = BM_ERR_PARAM;
     void *host = FINE ? standin_at(source.u.device.device_addr + offset, size) : NULL;
     if (FINE && !host) status = BM_ERR_PARAM;
@@ -246,9 +256,8 @@ bm_status_t bm_memcpy_d2s_partial_offset(
 
 bm_status_t bm_memcpy_d2d_byte(bm_handle_t handle, bm_device_mem_t target, size_t target_offset,
                                bm_device_mem_t source, size_t source_offset, size_t size) {
-    BEGIN(bm_memcpy_d2d_byte);
-    check(handle);
-    if (FINE) standin_drain();
+    BEGIN(bm_memcpy_d2d_byte, handle);
+    if (FINE) standin_drain(handle);
     if (FINE && (target_offset + size > target.size || source_offset + size > source.size)) status = BM_ERR_PARAM;
     void *to = FINE ? standin_at(target.u.device.device_addr + target_offset, size) : NULL;
     void *from = FINE ? standin_at(source.u.device.device_addr + source_offset, size) : NULL;
@@ -258,9 +267,8 @@ bm_status_t bm_memcpy_d2d_byte(bm_handle_t handle, bm_device_mem_t target, size_
 }
 
 bm_status_t bm_memset_device_ext(bm_handle_t handle, void *value, int mode, bm_device_mem_t memory) {
-    BEGIN(bm_memset_device_ext);
-    check(handle);
-    if (FINE) standin_drain();
+    BEGIN(bm_memset_device_ext, handle);
+    if (FINE) standin_drain(handle);
     char *host = FINE ? standin_at(memory.u.device.device_addr, memory.size) : NULL;
     if (FINE && (!host || mode < 1 || mode > 4)) status = BM_ERR_PARAM;
     if (FINE) for (unsigned i = 0; i < memory.size; i++) host[i] = ((char *)value)[i % mode];
@@ -268,8 +276,7 @@ bm_status_t bm_memset_device_ext(bm_handle_t handle, void *value, int mode, bm_d
 }
 
 bm_status_t bm_thread_sync(bm_handle_t handle) {
-    BEGIN(bm_thread_sync);
-    check(handle);
-    if (FINE) standin_drain();
+    BEGIN(bm_thread_sync, handle);
+    if (FINE) standin_drain(handle);
     END;
 }

@@ -180,19 +180,24 @@ static void drop(runtime_t *runtime) {
 }
 
 void *bmrt_create(bm_handle_t handle) {
-    if (standin_fault(FAULT_bmrt_create)) return NULL;
-    runtime_t *runtime = calloc(1, sizeof *runtime);
-    runtime->handle = handle;
-    standin_control()->live_runtimes++;
+    standin_enter(handle);
+    runtime_t *runtime = standin_fault(FAULT_bmrt_create) ? NULL : calloc(1, sizeof *runtime);
+    if (runtime) {
+        runtime->handle = handle;
+        __sync_add_and_fetch(&standin_control()->live_runtimes, 1);
+    }
+    standin_leave();
     return runtime;
 }
 
 void bmrt_destroy(void *which) {
+    standin_enter(((runtime_t *)which)->handle);
     standin_fault(FAULT_bmrt_destroy);
-    standin_discard();
+    standin_discard(((runtime_t *)which)->handle);
     drop(which);
     free(which);
-    standin_control()->live_runtimes--;
+    __sync_sub_and_fetch(&standin_control()->live_runtimes, 1);
+    standin_leave();
 }
 
 void bmrt_set_flags(void *which, uint32_t flags) {
@@ -202,8 +207,7 @@ void bmrt_set_flags(void *which, uint32_t flags) {
 
 void bmrt_launch_tensor_multi_cores(void) { abort(); } /* only looked for */
 
-bool bmrt_load_bmodel(void *which, const char *path) {
-    runtime_t *runtime = which;
+static bool load(runtime_t *runtime, const char *path) {
     if (standin_fault(FAULT_bmrt_load_bmodel)) { printf("[BMRT][load_bmodel] WRONG: asked to fail\n"); return false; }
     FILE *file = fopen(path, "rb");
     if (!file) { printf("[BMRT][load_bmodel] WRONG: no such file %s\n", path); return false; }
@@ -232,14 +236,20 @@ bool bmrt_load_bmodel(void *which, const char *path) {
     return good;
 }
 
+bool bmrt_load_bmodel(void *which, const char *path) {
+    standin_enter(((runtime_t *)which)->handle);
+    bool good = load(which, path);
+    standin_leave();
+    return good;
+}
+
 int bmrt_get_network_number(void *which) {
-    standin_fault(FAULT_bmrt_get_network_number);
-    return ((runtime_t *)which)->net_count;
+    return standin_fault(FAULT_bmrt_get_network_number) ? 0 : ((runtime_t *)which)->net_count;
 }
 
 void bmrt_get_network_names(void *which, const char ***names) {
     runtime_t *runtime = which;
-    standin_fault(FAULT_bmrt_get_network_names);
+    if (standin_fault(FAULT_bmrt_get_network_names)) return;
     *names = malloc((size_t)(runtime->net_count + 1) * sizeof(char *));
     for (int n = 0; n < runtime->net_count; n++) (*names)[n] = runtime->nets[n].info.name;
 }
@@ -349,10 +359,11 @@ static bool refuse(const char *name, const char *why) {
 bool bmrt_launch_tensor_ex(void *which, const char *name, const bm_tensor_t *inputs, int input_num,
                            bm_tensor_t *outputs, int output_num, bool user_mem, bool user_stmode) {
     runtime_t *runtime = which;
-    standin_enter();
-    standin_control()->launches++;
+    standin_enter(runtime->handle);
+    __sync_add_and_fetch(&standin_control()->launches, 1);
     if (standin_fault(FAULT_bmrt_launch_tensor_ex)) return refuse(name, "asked to fail");
-    if (standin_control()->launch_micros) usleep((unsigned)standin_control()->launch_micros);
+    for (int64_t slept = 0, left; (left = standin_control()->launch_micros - slept) > 0; slept += 5000)
+        usleep(left < 5000 ? (unsigned)left : 5000);
     net_t *net = net_of(runtime, name);
     if (!(runtime->flags & 1)) return refuse(name, "its addresses are not real");
     if (!net || !user_mem || user_stmode) return refuse(name, "no such network, or no memory for its outputs");
@@ -379,8 +390,8 @@ bool bmrt_launch_tensor_ex(void *which, const char *name, const bm_tensor_t *inp
         launch->call.out[i] = (port_t){outputs[i].dtype, outputs[i].shape, address,
                                        info->output_mems[i].u.device.device_addr, NULL};
     }
-    standin_enqueue(run, launch);
-    if (net->info.is_dynamic) standin_drain();
+    standin_enqueue(runtime->handle, run, launch);
+    if (net->info.is_dynamic) standin_drain(runtime->handle);
     standin_leave();
     return true;
 }

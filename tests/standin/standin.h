@@ -67,21 +67,25 @@ enum { FUNCTIONS(ENTRY) FAULTS };
 typedef struct {
     int64_t live_bytes, live_blocks, live_handles, live_runtimes;
     int64_t limit_bytes;    /* of device memory; 0: 15 GiB */
-    int64_t launches, callers, most_callers, thread, threads;
-    int64_t launch_micros;  /* each launch takes so much longer */
+    int64_t launches;
+    int64_t callers;        /* inside of a call now */
+    int64_t most_callers;   /* at once, of all handles */
+    int64_t threads;        /* that any one handle was used by, one after another */
+    int64_t launch_micros;  /* each launch takes so much longer, until this is less again */
     int64_t devices;        /* as bm_dev_getcount says; 0: one */
     int64_t host_refused;   /* accesses outside of any allocation */
-    int64_t reserved[3];
+    int64_t reserved[4];
     struct { int64_t countdown, code, sticky, calls; } faults[FAULTS]; /* countdown 1: the next call fails */
 } control_t;
 
 extern control_t *standin_control(void);
 int standin_fault(int function);                     /* the code that this call fails with, or 0 */
-void standin_enter(void);                            /* counts callers and threads */
+void standin_enter(bm_handle_t);                     /* counts callers and threads; aborts for what is no handle,
+                                                        NULL where there is none yet */
 void standin_leave(void);
 void *standin_at(uint64_t address, uint64_t size);   /* host memory behind device memory, NULL if it is none */
-void standin_enqueue(void (*run)(void *), void *job);
-void standin_drain(void);                            /* run what this thread has queued */
-void standin_discard(void);                          /* forget what is queued */
+void standin_enqueue(bm_handle_t, void (*run)(void *), void *job);
+void standin_drain(bm_handle_t);                     /* run what this thread has queued on a handle */
+void standin_discard(bm_handle_t);                   /* forget what is queued on a handle */
 bm_status_t bm_malloc_device_byte(bm_handle_t, bm_device_mem_t *, unsigned int);
 void bm_free_device(bm_handle_t, bm_device_mem_t);

@@ -225,6 +225,14 @@ def test_a_broken_catalogue_is_named_with_its_fault(tmp_path: Path, case: str) -
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("wish", [{"dtype": "float16"}, {"quantization": "int8"}])
+def test_how_a_compiled_model_computes_cannot_be_chosen(tmp_path: Path, wish: dict[str, str]) -> None:
+    path = written(tmp_path, "models: [{id: a, source: b/c, engine: bmrt}, {id: d, source: e/f}]")
+    assert catalog.read(path, "d", **wish).default == "d"
+    with pytest.raises(SettingsError, match="a is compiled for a TPU and computes as it was compiled"):
+        catalog.read(path, "a", **wish)
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00broken"])
 def test_a_catalogue_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "other.yaml"

@@ -190,6 +190,13 @@ def test_the_address_is_told(capsys: Captured, started: list[list[str]], host: s
                 r"keys    1 known, sent as Authorization: Bearer KEY",
             ],
         ),
+        (
+            ["--model", "qwen3-vl-instruct", "--devid", "3"],
+            [
+                r"model   .* from models/qwen3vl_2b( \(which is not there\)|, \d+ MB); is",
+                r"device  tpu:3, in the form it was",
+            ],
+        ),
         (["--host", "0.0.0.0"], [r"keys    none set: one is made, and printed below"]),
         (["--host", "0.0.0.0", "--disable-api-auth"], [r"keys    none asked for \(--disable-api-auth\)"]),
     ],

@@ -92,6 +92,22 @@ def test_a_failed_load_fails_all_who_wait_and_is_tried_again(registry: ModelRegi
     assert loader.calls == ["scripted"] * 2
 
 
+def test_who_looks_after_the_server_begins_a_failed_load_again(
+    registry: ModelRegistry, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.retry("scripted")  # which nobody has asked for
+    loader.errors.append(OutOfMemory("no room."))
+    with pytest.raises(OutOfMemory):
+        registry.get(None)
+    registry.retry("scripted")
+    assert registry.status("scripted")[0] == "failed"
+    monkeypatch.setattr("app.engine.registry.RETRY", 0.0)
+    registry.retry("scripted")
+    wait_until(lambda: registry.status("scripted")[0] == "loaded")
+    registry.retry("scripted")
+    assert loader.calls == ["scripted"] * 2
+
+
 def test_an_unexpected_error_is_logged_and_hidden_behind_its_name(
     registry: ModelRegistry, loader: Loader, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -105,8 +105,9 @@ def test_a_device_that_is_not_there(control: Control) -> None:
 
 def test_its_chip_and_its_memory(device: Device) -> None:
     device.allocate(8 << 20)
-    assert device.chip() == 0x1686
-    assert device.memory() == (8 << 20, 15 << 30)
+    assert device.chip_id() == 0x1686
+    assert device.memory() == (8 << 20, (15 << 30) + (8 << 20))
+    assert device.free_bytes() == (15 << 30) - (8 << 20)
 
 
 def test_networks_are_read_as_they_were_compiled(loaded: Device) -> None:
@@ -147,6 +148,24 @@ def test_what_was_launched_is_read_only_after_a_sync(loaded: Device, control: Co
     assert np.isfinite(loaded.read(states, FLOAT32, 256)).all()
     loaded.read(states, FLOAT32, 256)
     assert control.calls("bm_thread_sync") == syncs + 1
+
+
+def test_what_was_launched_outlives_another_handle_of_the_chip(
+    loaded: Device, compiled: Callable[..., pathlib.Path]
+) -> None:
+    def launched(device: Device, token: int) -> DeviceMemory:
+        ids, states = device.allocate(4), device.allocate(4 * 256)
+        device.write(ids, np.array([[token]], np.int32))
+        device.launch(device.nets["embedding_cache"], [View(ids, INT32, (1, 1))], [states])
+        return states
+
+    wanted = loaded.read(launched(loaded, 5), FLOAT32, 256)
+    queued = launched(loaded, 5)
+    other = Device(Libraries(str(standin.libraries())), 0)
+    other.load(next(compiled().glob("*.bmodel")))
+    launched(other, 7)
+    other.close()
+    assert (loaded.read(queued, FLOAT32, 256) == wanted).all()
 
 
 @pytest.mark.parametrize("function", ["bm_dev_getcount", "bm_dev_request"])
