@@ -88,9 +88,9 @@ def _body() -> bytes:
     except HTTPException:
         raise
     except Exception:  # a chunk that is none, a connection that broke
-        _in_time()
+        check_in_time()
         raise InvalidRequest("The body could not be read to its end.", code="incomplete_body") from None
-    _in_time()
+    check_in_time()
     if len(data) < (request.content_length or 0):
         raise InvalidRequest("The body is shorter than its Content-Length.", code="incomplete_body")
     if request.content_length is None and len(data) >= (request.max_content_length or len(data) + 1):
@@ -98,7 +98,8 @@ def _body() -> bytes:
     return data
 
 
-def _in_time() -> None:
+def check_in_time() -> None:
+    """The body has been read, or no more of it comes: raise RequestTimeout if that took too long."""
     if not slow.body_in_time.get()():
         raise RequestTimeout("The body took too long to arrive.")
 

@@ -7,7 +7,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.errors import InvalidRequest, Unavailable, UnsupportedMediaType
 from app.routes.describe import GENERATION, describe
-from app.routes.hooks import client_left, json_response
+from app.routes.hooks import check_in_time, client_left, json_response
 from app.routes.openai import CHAT
 from app.routes.sse import stream
 from app.schemas import answers, upload
@@ -55,7 +55,9 @@ def describe_media() -> Response:
     except Exception as problem:  # a chunk that is none, a connection that broke
         if getattr(problem, "errno", None) in NO_ROOM:
             raise Unavailable("The server has no room on its disk for the upload.") from None
+        check_in_time()
         raise InvalidRequest("The form could not be read to its end.", code="incomplete_body") from None
+    check_in_time()
     streams = {name: [one.stream for one in files.getlist(name)] for name in files}
     asked = upload.load(form.to_dict(flat=False), streams)
     completions: Completions = current_app.extensions["completions"]

@@ -13,11 +13,12 @@ log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 15.0
 """From a connection's first byte, or its being opened, to the end of the request's headers."""
-HURRIED_SECONDS = 2.0
-"""The same while every thread is taken."""
 BODY_SECONDS = 30.0
+"""That a body may be late at any time: at its begin, or when the client pauses."""
+HURRIED_SECONDS = 2.0
+"""Both of these while every thread is taken."""
 BODY_RATE = 32 * 1024
-"""Bytes a second of a body that are due beyond the first BODY_SECONDS."""
+"""Bytes a second at which a body must come. What counts has come: a length is only a promise."""
 SEND_SECONDS = 30.0
 """Without a byte taken, after which a client has stopped to read."""
 
@@ -49,11 +50,20 @@ class Readings:
         now = time.monotonic()
         self._due[connection] = _Due(now + HEAD_SECONDS, now + HURRIED_SECONDS)
 
-    def body(self, connection: socket.socket, size: int) -> None:
-        """Its headers have come; a body of so many bytes at most follows, or none."""
-        deadline = time.monotonic() + BODY_SECONDS + size / BODY_RATE if size else float("inf")
-        self._due[connection] = _Due(deadline, deadline)
+    def body(self, connection: socket.socket, *, follows: bool) -> None:
+        """Its headers have come; whether a body follows."""
+        now = time.monotonic() if follows else float("inf")
+        self._due[connection] = _Due(now + BODY_SECONDS, now + HURRIED_SECONDS)
         body_in_time.set(lambda: self._read(connection))
+
+    def came(self, connection: socket.socket, block: bytes) -> bytes:
+        """More of its body, which gives it more time; returns the block."""
+        due, now = self._due.get(connection), time.monotonic()
+        if due is not None and due.deadline < float("inf"):
+            more = len(block) / BODY_RATE
+            due.deadline = min(due.deadline + more, now + BODY_SECONDS)
+            due.hurried = min(due.hurried + more, now + HURRIED_SECONDS)
+        return block
 
     def over(self, connection: socket.socket) -> None:
         """It is served no longer."""

@@ -70,7 +70,11 @@ class Worker(ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer a request whose headers have been read."""
-        self._readings.body(conn.sock, self._size(req))
+        unreader, connection = req.unreader, conn.sock
+        headers = {name for name, value in req.headers if value != "0"}
+        self._readings.body(connection, follows=bool(headers & {"TRANSFER-ENCODING", "CONTENT-LENGTH"}))
+        receive = type(unreader).chunk
+        unreader.chunk = lambda hint=None: self._readings.came(connection, receive(unreader, hint))
         try:
             return super().handle_request(req, conn)
         except BlockingIOError:
@@ -141,13 +145,6 @@ class Worker(ThreadWorker):
 
     def _app(self) -> Any:
         return getattr(self, "wsgi", None)  # there is none before it was loaded
-
-    def _size(self, req: Any) -> int:
-        """Bytes that the body may have; 0 if there is none."""
-        headers = dict(req.headers)
-        if "TRANSFER-ENCODING" in headers:
-            return int(self._app().extensions["settings"].max_body_bytes)
-        return int(headers.get("CONTENT-LENGTH", 0))
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what is no HTTP, and what the application failed to, as the application would."""

@@ -92,10 +92,11 @@ def test_headers_that_drip_in_end(server: Server) -> None:
     connection.close()
 
 
-def test_more_dripping_clients_than_threads_do_not_keep_others_out(server: Server) -> None:
+@pytest.mark.parametrize("begun", [b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: ", head(16_000_000) + b"{"])
+def test_more_dripping_clients_than_threads_do_not_keep_others_out(server: Server, begun: bytes) -> None:
     connections = [connect(server) for _ in range(60)]
     for connection in connections:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: ")
+        connection.sendall(begun)
     assert quick(server) < 15
     for connection in connections:
         connection.close()

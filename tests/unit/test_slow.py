@@ -60,17 +60,24 @@ def test_headers_have_a_time_and_less_of_it_when_every_thread_is_taken(
     assert ended(pair[0])
 
 
-@pytest.mark.parametrize("threads", [1, 8])
-def test_a_body_has_the_time_that_its_size_needs(
-    clock: Clock, pair: tuple[socket.socket, socket.socket], threads: int
+@pytest.mark.parametrize(("threads", "patience"), [(8, slow.BODY_SECONDS), (1, slow.HURRIED_SECONDS)])
+def test_a_body_has_a_time_and_more_of_it_for_what_came(
+    clock: Clock, pair: tuple[socket.socket, socket.socket], threads: int, patience: float
 ) -> None:
     readings = Readings()
     readings.head(pair[0])
-    readings.body(pair[0], 10 * slow.BODY_RATE)
-    clock.now += slow.BODY_SECONDS + 9
+    readings.body(pair[0], follows=True)
+    megabytes = bytes(100 * slow.BODY_RATE)
+    clock.now += patience - 0.1
+    assert readings.came(pair[0], megabytes) is megabytes
+    clock.now += patience - 0.1  # many bytes earn no longer a pause than few
     readings.end_late(threads)
     assert not ended(pair[0])
-    clock.now += 2
+    readings.came(pair[0], bytes(slow.BODY_RATE))
+    clock.now += 1
+    readings.end_late(threads)
+    assert not ended(pair[0])
+    clock.now += 0.2
     readings.end_late(threads)
     assert ended(pair[0])
     assert not slow.body_in_time.get()()
@@ -80,8 +87,9 @@ def test_what_has_been_read_may_take_any_time(
     clock: Clock, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     readings = Readings()
-    readings.body(pair[0], 1000)
+    readings.body(pair[0], follows=True)
     assert slow.body_in_time.get()()
+    readings.came(pair[0], b"of the next request")
     clock.now += 10_000
     readings.end_late(1)
     assert not ended(pair[0])
@@ -92,7 +100,7 @@ def test_a_request_without_a_body_has_been_read(
 ) -> None:
     readings = Readings()
     readings.head(pair[0])
-    readings.body(pair[0], 0)
+    readings.body(pair[0], follows=False)
     clock.now += 10_000
     readings.end_late(1)
     assert not ended(pair[0])
