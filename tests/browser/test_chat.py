@@ -90,7 +90,7 @@ def test_a_thought_that_goes_on_says_so_and_stays_open_if_it_was_opened(
 def test_stop_ends_the_request_and_keeps_what_is_there(
     playground: Playground, stage: Stage, how: str
 ) -> None:
-    stage.plays(chunk(content="Half an ans"), threading.Event())
+    stage.plays(chunk(content="Half "), chunk(content="an ans"), threading.Event())
     playground.write("Go on.")
     playground.page.keyboard.press("Enter")
     expect(playground.content).to_have_text("Half an ans")
@@ -98,7 +98,7 @@ def test_stop_ends_the_request_and_keeps_what_is_there(
         playground.page.click("#stop")
     else:
         playground.page.keyboard.press("Escape")
-    expect(playground.last.locator(".figures")).to_contain_text("stopped")
+    expect(playground.last.locator(".figures")).to_contain_text("stopped · about 2 tokens")
     expect(playground.content).to_have_text("Half an ans")
     assert stage.left.wait(10)
     stage.plays(*says("Yes."))
@@ -114,17 +114,40 @@ def test_answer_again_replaces_the_last_answer(playground: Playground, stage: St
     expect(playground.content).to_have_text("Second.")
     assert roles(stage) == [("user", "Say something.")]
     expect(playground.answers).to_have_count(1)
+    stage.plays(chunk(content="Thi"))
+    playground.do("retry")
+    expect(playground.last.locator(".failure")).to_contain_text("broke before the answer was complete")
+    expect(playground.content).to_have_text("Second.")
+    stage.plays(threading.Event())
+    playground.do("retry")
+    expect(playground.content).to_be_empty()
+    playground.page.reload()
+    playground.page.click("#conversations .open")
+    expect(playground.content).to_have_text("Second.")
 
 
 def test_the_last_question_can_be_edited(playground: Playground, stage: Stage) -> None:
     stage.plays(*says("One."))
     playground.ask("First question")
     playground.ask("Second question")
+    written = playground.page.locator("#question")
+    playground.write("A draft")
+    for leave in ("[data-do=edit]:visible", "#leave"):  # the second edit changes nothing of what was kept
+        playground.page.locator(".turn.last .question").hover()
+        playground.do("edit")
+        expect(written).to_have_value("Second question")
+        expect(playground.page.locator(".turn.edited")).to_have_count(1)
+        playground.page.click(leave)
+    expect(written).to_have_value("A draft")
+    expect(playground.page.locator("#editing")).to_be_hidden()
+    expect(playground.answers).to_have_count(2)
     playground.page.locator(".turn.last .question").hover()
     playground.do("edit")
-    expect(playground.page.locator("#question")).to_have_value("Second question")
-    expect(playground.answers).to_have_count(1)
-    playground.ask("Other question")
+    playground.write("Other question")
+    playground.page.keyboard.press("Enter")
+    expect(playground.answers).to_have_count(2)
+    playground.ended()
+    expect(written).to_have_value("A draft")
     assert roles(stage) == [("user", "First question"), ("assistant", "One."), ("user", "Other question")]
 
 
@@ -237,8 +260,42 @@ def test_a_page_that_was_closed_in_an_answer_offers_to_ask_again(
     stage.plays(*says("Whole."))
     playground.page.click("#conversations .open")
     expect(playground.last.locator(".failure")).to_contain_text("interrupted")
+    expect(playground.content).to_have_text("Half")
     playground.do("retry")
     expect(playground.content).to_have_text("Whole.")
+
+
+@pytest.mark.parametrize("how", [".remove", "#forget"])
+def test_a_conversation_that_is_deleted_in_its_answer_stays_deleted(
+    playground: Playground, stage: Stage, how: str
+) -> None:
+    page = playground.page
+    page.on("dialog", lambda dialog: dialog.accept())
+    stage.plays(chunk(content="Half"), threading.Event())
+    playground.write("What I should not have typed")
+    page.keyboard.press("Enter")
+    expect(playground.content).to_have_text("Half")
+    page.click("#toggle-settings")
+    page.locator("#conversations li").hover()
+    page.click(how)
+    assert stage.left.wait(10)
+    expect(page.locator("#welcome")).to_be_visible()
+    page.reload()
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(page.locator("#conversations .open")).to_have_count(0)
+
+
+def test_two_tabs_do_not_undo_one_another(playground: Playground, stage: Stage) -> None:
+    stage.plays(*says("Yes."))
+    playground.ask("One")
+    other = Playground(playground.page.context.new_page(), playground.problems)
+    other.page.goto(stage.url)
+    other.page.click("#conversations .open")
+    other.ask("Two")
+    playground.evaluate("dispatchEvent(new Event('focus'))")
+    expect(playground.answers).to_have_count(2)
+    playground.ask("Three")
+    assert [text for role, text in roles(stage) if role == "user"] == ["One", "Two", "Three"]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,24 @@ def test_pasted_text_stays_text(playground: Playground) -> None:
     expect(playground.page.locator("#question")).to_have_value("two\nlines")
 
 
+def test_a_table_that_is_pasted_comes_as_text_and_as_a_picture(
+    playground: Playground, picture: pathlib.Path
+) -> None:
+    playground.page.click("#question")
+    playground.evaluate(
+        """async (bytes) => {
+          const png = new Blob([Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0))], { type: "image/png" });
+          const text = (type, content) => new Blob([content], { type });
+          await navigator.clipboard.write([new ClipboardItem({ "image/png": png,
+            "text/plain": text("text/plain", "1\t2"), "text/html": text("text/html", "<td>1<td>2") })]);
+        }""",
+        base64.b64encode(picture.read_bytes()).decode(),
+    )
+    playground.page.keyboard.press("Control+V")
+    expect(playground.page.locator("#attachments img")).to_have_js_property("naturalWidth", 448)
+    expect(playground.page.locator("#question")).to_have_value("1\t2")
+
+
 def test_an_edited_question_has_its_pictures_again(
     playground: Playground, stage: Stage, picture: pathlib.Path
 ) -> None:

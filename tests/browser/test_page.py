@@ -161,6 +161,11 @@ def test_on_a_phone_a_panel_lies_over_the_page_and_goes_away(open_page: Open, st
     expect(page.locator("#history")).to_be_hidden()
     page.tap("#toggle-history")
     expect(page.locator("#history")).to_be_visible()
+    for _ in range(8):  # all around: nothing that lies under it can be reached
+        page.keyboard.press("Tab")
+        assert playground.evaluate("!document.activeElement.closest('main')")
+    page.tap("#new")
+    page.tap("#toggle-history")
     page.keyboard.press("Escape")
     expect(page.locator("#history")).to_be_hidden()
     expect(page.locator("#toggle-history")).to_be_focused()

@@ -150,6 +150,10 @@ Its second line.
 print("<b>")
 ```
 
+See [the page][1].
+
+[1]: https://example.org/later
+
 https://example.org &amp; 5 < 6 \\*stars\\*
 
 ---
@@ -165,6 +169,7 @@ def test_markdown_becomes_elements(playground: Playground, stage: Stage) -> None
     expect(content.locator("p > code")).to_have_text("code")
     expect(content.locator("p > s")).to_have_text("old")
     expect(content.locator("a").first).to_have_attribute("href", "https://example.org/a?b=c")
+    expect(content.locator("a", has_text="the page")).to_have_attribute("href", "https://example.org/later")
     expect(content.locator("p br")).to_have_count(1)
     expect(content.locator("ol > li > ul > li > strong")).to_have_text("item")
     expect(content.locator("blockquote")).to_have_text("quoted")

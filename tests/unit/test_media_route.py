@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from flask.testing import FlaskClient
 
+from app.routes import slow
 from app.settings import Settings
 from tests.conftest import png, scene
 from tests.harmful import upload
@@ -32,6 +33,19 @@ def sent(client: FlaskClient, data: bytes) -> tuple[int, str]:
 def test_a_file_on_disk_and_one_in_memory_are_described(client: FlaskClient) -> None:
     for padding in (0, 600_000):
         assert sent(client, png(scene()) + bytes(padding)) == (200, "")
+
+
+@pytest.mark.parametrize(("in_time", "answer"), [(True, (200, "")), (False, (408, "request_timeout"))])
+def test_the_time_for_an_upload_ends_when_it_has_come(
+    client: FlaskClient, in_time: bool, answer: tuple[int, str]
+) -> None:
+    asked = []
+    before = slow.body_in_time.set(lambda: asked.append(in_time) or in_time)
+    try:
+        assert sent(client, png(scene())) == answer
+    finally:
+        slow.body_in_time.reset(before)
+    assert asked == [in_time]  # from then on the answer may take any time
 
 
 def test_a_disk_without_room_is_the_servers_fault(client: FlaskClient, small_files: None) -> None:

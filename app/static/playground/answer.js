@@ -43,8 +43,10 @@ class Clock {
   start = performance.now();
   first = 0;
   last = 0;
+  pieces = 0;
 
   tick() {
+    this.pieces += 1;
     this.last = performance.now();
     this.first ||= this.last;
   }
@@ -56,11 +58,12 @@ class Clock {
   /** Tokens from the server, times from here. Tokens a second count from the first token on. */
   figures(usage) {
     if (!this.first) return null;
-    const tokens = usage?.completion_tokens ?? 0;
+    const tokens = usage?.completion_tokens ?? this.pieces; // a piece is a token, or nearly
     const span = (this.last - this.first) / 1000;
     return {
       first: (this.first - this.start) / 1000,
       speed: tokens > 1 && span > SHORTEST ? (tokens - 1) / span : 0,
+      tokens,
       usage,
     };
   }
@@ -73,6 +76,7 @@ export function inWords({ figures, finish, id }) {
   const long = [];
   if (figures) {
     if (figures.usage) short.push(`${figures.usage.completion_tokens} tokens`);
+    else if (figures.tokens) short.push(`about ${figures.tokens} tokens`);
     if (figures.speed) short.push(`${figures.speed >= 10 ? Math.round(figures.speed) : figures.speed.toFixed(1)} tokens/s`);
     short.push(`first in ${figures.first.toFixed(2)} s`);
     const { prompt_tokens_details: details, ...usage } = figures.usage ?? {};

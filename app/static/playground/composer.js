@@ -4,7 +4,10 @@ import { attachment, preview } from "./media.js";
 
 const byId = (id) => document.getElementById(id);
 
-/** The composer; `actions` has send({text, media}), which may refuse by false, stop(), and attachedBefore(), in bytes. */
+/**
+ * The composer; `actions` has send({text, media}), which returns what is to be written next, or false if nothing was
+ * sent, stop(), and attachedBefore(), in bytes.
+ */
 export class Composer {
   media = [];
 
@@ -29,8 +32,9 @@ export class Composer {
     this.grow();
   }
 
-  /** Put a question here, to be sent or changed. */
-  fill({ text, media }) {
+  /** Put a question here, to be sent or changed; null for none. */
+  fill(question) {
+    const { text, media } = question ?? { text: "", media: [] };
     this.text.value = text;
     this.media = [...media];
     this.show();
@@ -61,7 +65,8 @@ export class Composer {
   send() {
     const draft = this.draft();
     if (!draft || this.blocked) return;
-    if (this.actions.send(draft) !== false) this.fill({ text: "", media: [] });
+    const next = this.actions.send(draft);
+    if (next !== false) this.fill(next);
   }
 
   grow() {
@@ -81,7 +86,9 @@ export class Composer {
     document.addEventListener("paste", (event) => {
       const files = [...event.clipboardData.files];
       if (!files.length) return;
-      event.preventDefault();
+      const { types } = event.clipboardData;
+      // A table or a document comes as a picture too; a file's name as a text is no more than that.
+      if (!types.includes("text/plain") || !types.includes("text/html")) event.preventDefault();
       this.add(files);
     });
     const hasFiles = (event) => event.dataTransfer?.types.includes("Files");

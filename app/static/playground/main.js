@@ -17,14 +17,22 @@ const running = new Map(); // conversation to what stops its answer
 const views = new WeakMap(); // turn to its view, which stays while other conversations are shown
 let conversations = [];
 let current = store.fresh();
+let left = false; // whether the page is being left
+let edited = null; // the turn that what is sent next replaces, and the draft that waits meanwhile
 
 const settings = new Settings(readModels);
 const composer = new Composer({
   send,
   stop: () => running.get(current)?.abort(),
-  attachedBefore: () => attachedBefore(current.turns),
+  attachedBefore: () => attachedBefore(turnsBefore()),
 }, server.maxBody);
 
+/** The turns that what is written now would follow. */
+function turnsBefore() {
+  return edited ? current.turns.slice(0, current.turns.indexOf(edited.turn)) : current.turns;
+}
+
+/** Ask; returns what is to be written next, or false if this was not sent. */
 function send(question) {
   if (running.has(current)) return false;
   if (settings.wrong) {
@@ -34,21 +42,34 @@ function send(question) {
   }
   composer.notice("");
   const turn = { question, answer: noAnswer() };
-  current.turns.push(turn);
+  const draft = edited?.draft;
+  current.turns = [...turnsBefore(), turn];
+  edited = null;
   if (!conversations.includes(current)) conversations.unshift(current);
   answer(current, turn);
   show();
   scroll.toEnd();
-  return true;
+  return draft;
+}
+
+/** Store a conversation, if it was not deleted meanwhile. What breaks because the page is left is no news. */
+function keep(conversation) {
+  if (!left && conversations.includes(conversation)) store.keep(conversation);
+}
+
+/** Store what has come of the answers that run. */
+function keepRunning() {
+  running.forEach((_, conversation) => keep(conversation));
 }
 
 async function answer(conversation, turn) {
   const stopper = new AbortController();
   running.set(conversation, stopper);
+  turn.earlier = turn.answer;
   turn.answer = noAnswer(settings.values.model);
   const view = viewOf(turn);
   view.update(true);
-  store.keep(conversation);
+  keep(conversation);
   const watch = tellProgress(turn, view);
   try {
     const body = await requestBody(conversation.turns, settings.values, dataUrl);
@@ -60,8 +81,12 @@ async function answer(conversation, turn) {
   clearInterval(watch);
   running.delete(conversation);
   conversation.time = Date.now();
+  const { failure } = turn.answer;
+  // A new try that comes to nothing does not cost the answer that was there.
+  if (turn.earlier.content && (failure || !turn.answer.content)) turn.answer = { ...turn.earlier, failure };
+  delete turn.earlier;
   view.update(false);
-  store.keep(conversation);
+  keep(conversation);
   show();
   announce(turn.answer);
   if (turn.answer.failure?.status === 401) askForKey();
@@ -89,11 +114,18 @@ function viewOf(turn) {
   return views.get(turn);
 }
 
+/** Write a question anew; it and its answer stay until that is sent. */
 function edit(turn) {
   if (running.has(current)) return;
-  current.turns = current.turns.slice(0, current.turns.indexOf(turn));
+  edited = { turn, draft: edited ? edited.draft : composer.draft() };
   composer.fill(turn.question);
-  store.keep(current);
+  show();
+}
+
+function leaveAsItWas() {
+  if (!edited) return;
+  composer.fill(edited.draft);
+  edited = null;
   show();
 }
 
@@ -111,6 +143,8 @@ function show() {
   for (const element of before) if (!elements.includes(element)) element.remove();
   thread.append(...elements.filter((element) => !element.isConnected));
   elements.forEach((element, index) => element.classList.toggle("last", index === elements.length - 1));
+  current.turns.forEach((turn, index) => elements[index].classList.toggle("edited", turn === edited?.turn));
+  byId("editing").hidden = !edited;
   byId("welcome").hidden = elements.length > 0;
   composer.running = running.has(current);
   document.title = current.turns.length ? `${store.title(current)} · vlserve` : "vlserve";
@@ -125,8 +159,8 @@ function row(conversation) {
   opener.addEventListener("click", () => turnTo(conversation));
   remover.setAttribute("aria-label", `Delete ${store.title(conversation)}`);
   remover.addEventListener("click", () => {
-    running.get(conversation)?.abort();
     conversations = conversations.filter((other) => other !== conversation);
+    running.get(conversation)?.abort();
     store.forget(conversation);
     if (conversation === current) turnTo(store.fresh());
     else show();
@@ -135,6 +169,7 @@ function row(conversation) {
 }
 
 function turnTo(conversation) {
+  leaveAsItWas();
   current = conversation;
   panels.closeOverlay();
   show();
@@ -181,7 +216,7 @@ const scroll = {
 
 async function showCode() {
   const draft = composer.draft();
-  const turns = draft ? [...current.turns, { question: draft }] : current.turns;
+  const turns = draft ? [...turnsBefore(), { question: draft }] : current.turns;
   const shown = turns.length ? turns : [{ question: { text: "What can you do?", media: [] } }];
   const { files, address } = filesBeside();
   const body = await requestBody(shown, settings.values, address);
@@ -225,15 +260,33 @@ function installIdeas() {
 
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || byId("code").open) return;
-  if (!panels.closeOverlay()) running.get(current)?.abort();
+  if (panels.closeOverlay()) return;
+  if (running.has(current)) running.get(current).abort();
+  else leaveAsItWas();
 });
+byId("leave").addEventListener("click", leaveAsItWas);
 byId("new").addEventListener("click", () => turnTo(store.fresh()));
 byId("forget").addEventListener("click", async () => {
   if (!confirm("Delete all conversations of this browser?")) return;
-  running.forEach((stopper) => stopper.abort());
   conversations = [];
+  running.forEach((stopper) => stopper.abort());
   await store.forget();
   turnTo(store.fresh());
+});
+document.addEventListener("visibilitychange", keepRunning); // a phone may end a page that it hides
+addEventListener("pagehide", () => {
+  keepRunning();
+  left = true;
+});
+addEventListener("pageshow", () => { left = false; });
+addEventListener("focus", async () => {
+  for (const stored of await store.all()) {
+    const mine = conversations.find(({ id }) => id === stored.id);
+    if (mine && (running.has(mine) || mine.time >= stored.time)) continue;
+    conversations = [stored, ...conversations.filter((other) => other !== mine)]; // another tab had it
+    if (mine === current) turnTo(stored);
+  }
+  show();
 });
 byId("version").textContent = `vlserve ${server.version}`;
 

@@ -26,12 +26,15 @@ export function isSafe(address) {
  * text neither flickers nor loses what is selected in it.
  */
 export function render(element, text) {
-  const shown = (element.blocks ??= []);
-  const parts = topLevel(parser.parse(text, {}), text.split("\n"));
+  const found = {};
+  const parts = topLevel(parser.parse(text, found), text.split("\n"));
+  const references = JSON.stringify(found.references);
+  const shown = (element.references === references && element.blocks) || []; // a new one may make links of any text
   let same = 0;
   while (same < shown.length && same < parts.length && shown[same] === parts[same].source) same++;
   while (element.childNodes.length > same) element.lastChild.remove();
   for (const part of parts.slice(same)) element.append(built(part.tokens));
+  element.references = references;
   element.blocks = parts.map((part) => part.source);
 }
 

@@ -14,8 +14,8 @@ export function install() {
     button.addEventListener("click", () => close(button.dataset.close));
   }
   narrow.addEventListener("change", () => panels.forEach((name) => show(name, name === "history" && !narrow.matches)));
-  document.querySelector("main").addEventListener("pointerdown", (event) => {
-    if (!event.target.closest(".bar")) closeOverlay();
+  document.addEventListener("pointerdown", (event) => {
+    if (!event.target.closest(".panel")) closeOverlay();
   });
 }
 
@@ -23,7 +23,7 @@ export function install() {
 export function open(name) {
   if (narrow.matches) panels.forEach((other) => show(other, false));
   show(name, true);
-  if (narrow.matches) byId(name).querySelector("button").focus();
+  byId(name).focus();
 }
 
 /** Close what lies over the conversation; whether there was anything. */
@@ -42,4 +42,5 @@ function close(name) {
 function show(name, value) {
   byId(name).hidden = !value;
   byId(`toggle-${name}`).setAttribute("aria-expanded", String(value));
+  document.querySelector("main").inert = narrow.matches && panels.some((one) => !byId(one).hidden);
 }

@@ -6,8 +6,12 @@ let opened;
 
 /** All conversations, the latest first. */
 export async function all() {
-  const found = await work("readonly", (table) => table.getAll()).catch(() => null);
-  return (found ?? []).sort((one, other) => other.time - one.time);
+  const found = (await work("readonly", (table) => table.getAll()).catch(() => null)) ?? [];
+  for (const turn of found.flatMap(({ turns }) => turns)) {
+    if (turn.earlier?.content) turn.answer = turn.earlier; // the page was closed while there was no new one
+    delete turn.earlier;
+  }
+  return found.sort((one, other) => other.time - one.time);
 }
 
 /** Keep a conversation as it is now. */
@@ -36,8 +40,10 @@ async function work(mode, what) {
   opened ??= wrapped(indexedDB.open(NAME, 1), (request) => {
     request.onupgradeneeded = () => request.result.createObjectStore(TABLE, { keyPath: "id" });
   });
-  const table = (await opened).transaction(TABLE, mode).objectStore(TABLE);
-  return wrapped(what(table));
+  const transaction = (await opened).transaction(TABLE, mode);
+  const request = what(transaction.objectStore(TABLE));
+  transaction.commit(); // by itself it waits for the page, which may be closed
+  return wrapped(request);
 }
 
 function wrapped(request, prepare = () => {}) {
