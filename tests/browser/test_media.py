@@ -191,10 +191,10 @@ def test_a_table_that_is_pasted_comes_as_text_and_as_a_picture(
     playground.page.click("#question")
     playground.evaluate(
         """async (bytes) => {
-          const png = new Blob([Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0))], { type: "image/png" });
-          const text = (type, content) => new Blob([content], { type });
-          await navigator.clipboard.write([new ClipboardItem({ "image/png": png,
-            "text/plain": text("text/plain", "1\t2"), "text/html": text("text/html", "<td>1<td>2") })]);
+          const of = (type, content) => ({ [type]: new Blob([content], { type }) });
+          const png = of("image/png", Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0)));
+          const texts = { ...of("text/plain", "1\t2"), ...of("text/html", "<td>1<td>2") };
+          await navigator.clipboard.write([new ClipboardItem({ ...png, ...texts })]);
         }""",
         base64.b64encode(picture.read_bytes()).decode(),
     )

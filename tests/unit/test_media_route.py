@@ -39,8 +39,13 @@ def test_a_file_on_disk_and_one_in_memory_are_described(client: FlaskClient) -> 
 def test_the_time_for_an_upload_ends_when_it_has_come(
     client: FlaskClient, in_time: bool, answer: tuple[int, str]
 ) -> None:
-    asked = []
-    before = slow.body_in_time.set(lambda: asked.append(in_time) or in_time)
+    asked: list[bool] = []
+
+    def read() -> bool:
+        asked.append(in_time)
+        return in_time
+
+    before = slow.body_in_time.set(read)
     try:
         assert sent(client, png(scene())) == answer
     finally:
