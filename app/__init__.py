@@ -34,9 +34,10 @@ def check(settings: Settings) -> "Catalog":
 
 
 def _check_folders(settings: Settings) -> None:
-    for folder in settings.allowed_media_path:
-        if not Path(folder).is_dir():
-            raise SettingsError(f"--allowed-media-path {folder}: is no folder")
+    named = [("--allowed-media-path", folder) for folder in settings.allowed_media_path]
+    for flag, folder in (*named, ("--tpu-libraries", settings.tpu_libraries)):
+        if folder and not Path(folder).is_dir():
+            raise SettingsError(f"{flag} {folder}: is no folder")
 
 
 def create_app(settings: Settings) -> "Flask":

@@ -1,7 +1,9 @@
 """python -m app serve | chat | bench | models: the command line."""
 
 import difflib
+import io
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -41,11 +43,18 @@ def main(arguments: list[str]) -> int:
         there = ", ".join(commands)
         print(f"vlserve: there is no command {command}; there are {there}{hint}", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model writes what a terminal may not be able to show
     try:
-        return commands[command](rest)
+        code = commands[command](rest)
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
         print(f"vlserve: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest can go
+        return 128 + signal.SIGPIPE
 
 
 def serve(arguments: list[str]) -> int:
@@ -56,15 +65,20 @@ def serve(arguments: list[str]) -> int:
     for name, near in _misspelt():
         print(f"vlserve: {name} is no setting; did you mean {near}?", file=sys.stderr)
     models = check(settings)
-    folder = str(Path(settings.model).expanduser().resolve())
+
+    def whole(path: str) -> str:  # we do not stay in this folder
+        return path and str(Path(path).expanduser().resolve())
+
+    folder = whole(settings.model)
     settings = replace(
         settings,
         port=_free_port(settings),
-        # paths made absolute: we do not stay in this folder
         model=folder if models.resolve(None).source == folder else settings.model,
-        catalog=str(Path(settings.catalog).resolve()),
-        database=str(Path(settings.database).expanduser().resolve()),
-        api_keys_file=settings.api_keys_file and str(Path(settings.api_keys_file).expanduser().resolve()),
+        catalog=whole(settings.catalog),
+        database=whole(settings.database),
+        api_keys_file=whole(settings.api_keys_file),
+        tpu_libraries=whole(settings.tpu_libraries),
+        allowed_media_path=tuple(whole(path) for path in settings.allowed_media_path),
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}"
@@ -140,7 +154,7 @@ def models(arguments: list[str]) -> int:
     found = catalog.read(Path(settings.catalog), settings.model)
     for spec in found:
         mark = "*" if spec.id == found.default else " "
-        print(f"{mark} {spec.id:28} {'+'.join(spec.modalities):11} {_in_project(spec.source)}")
+        print(f"{mark} {spec.id:28} {'+'.join(spec.modalities):16} {_in_project(spec.source)}")
     print("* is the default; --model takes any of these, a hub id (owner/name) or a folder")
     return 0
 

@@ -5,6 +5,19 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+ELSEWHERE = {
+    "--allowed-local-media-path": "--allowed-media-path",
+    "--api-key-header": "--api-header",
+    "--api-key-prefix": "--api-prefix",
+    "--force-model": "--model",
+    "--gpu-memory-utilization": "--kv-cache-gb, in GB",
+    "--limit-mm-per-prompt": "--max-images, --max-videos, --max-frames",
+    "--max-model-len": "context_length in the catalogue",
+    "--max-num-seqs": "--max-concurrent",
+    "--served-model-name": "id and aliases in the catalogue",
+}
+"""Flags of the servers of docs/migrate.md, and what says the same of this one."""
+
 
 class SettingsError(ValueError):
     """A setting from a flag or the environment that cannot be; its text is one line for a person."""
@@ -45,7 +58,9 @@ class Parser(argparse.ArgumentParser):
         for argument in rest:
             name = argument.partition("=")[0]  # without the value, which may be a secret
             if name.startswith("-"):
-                self.error(f"there is no flag {name}{nearest(name, known)}")
+                there = ELSEWHERE.get(name.replace("_", "-")) if "--catalog" in known else None
+                hint = f"; here that is {there}" if there else nearest(name, known)
+                self.error(f"there is no flag {name}{hint}")
             meant = f"; did you mean --model {name}?" if "--model" in known else ""
             self.error(f"{name} belongs to no flag{meant}")
         return found, rest

@@ -333,7 +333,9 @@ def _check(row: Field[Any], value: Any) -> None:
     if high is not None and value > high:
         raise SettingsError(f"{name}: the most is {high:g}")
     if choices and value not in choices:
-        raise SettingsError(f"{name}: choose one of {', '.join(choices)}{nearest(value, choices)}")
+        others = (flags(one)[0] for one in fields(Settings) if value in one.metadata["choices"])
+        hint = next((f"; did you mean {other} {value}?" for other in others), nearest(value, choices))
+        raise SettingsError(f"{name}: choose one of {', '.join(choices)}{hint}")
     if (pattern := row.metadata["pattern"]) and not re.fullmatch(pattern, value):
         kind = value.partition(":")[0].lower()
         hint = nearest({"gpu": "cuda"}.get(kind, value), re.findall("[a-z]{3,}", pattern))

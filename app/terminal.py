@@ -31,7 +31,7 @@ COMMANDS = {
     "/think": ("/think on|off", "let the model think before it answers, or not"),
     "reset": ("reset", "forget the conversation"),
     "status": ("status", "the model, and what the server is doing"),
-    "help": ("help", "this list"),
+    "help": ("help", "this list; Alt and Enter begin a new line of a message"),
     "quit": ("quit", "leave; so does Ctrl-D. Ctrl-C stops an answer"),
 }
 
@@ -98,7 +98,7 @@ def _turn(talk: Talk, line: str) -> bool:
     """Do what a line asks for; whether that went well."""
     word, _, rest = line.strip().partition(" ")
     name = _command(word, rest) if line[:1] != " " else None
-    if name is None and line.startswith("/"):
+    if name is None and line.startswith("/") and "\n" not in line:
         hint = nearest(word.lower(), map(_slashed, COMMANDS))
         hint = hint or "; help lists them, and a blank before the / makes it a message"
         talk.screen.line(f"there is no command {word}{hint}")
@@ -147,6 +147,9 @@ def _editing() -> Iterator[None]:
     readline.set_completer(_completer())
     mac = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if mac else "tab: complete")
+    if not mac:  # what is pasted is one message, of however many lines; Alt and Enter make one more
+        readline.parse_and_bind("set enable-bracketed-paste on")
+        readline.parse_and_bind(r'"\e\C-m": "\C-v\C-j"')
     try:
         yield
     finally:

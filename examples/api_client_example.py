@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import sys
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ KEY = {"Authorization": f"Bearer {os.environ['VLSERVE_API_KEY']}"} if "VLSERVE_A
 
 
 def answer(messages: list[dict[str, Any]], thinking: bool) -> str:
-    """Print the answer as it comes; returns what came, also if Ctrl-C stopped it."""
+    """Print the answer as it comes; returns what came, also if Ctrl-C stopped it, here and at the server."""
     body = {"messages": messages, "stream": True, "enable_thinking": thinking}
     said = ""
-    response = requests.post(f"{URL}/v1/chat/completions", json=body, headers=KEY, stream=True, timeout=600)
-    with closing(response):  # which also stops the server
+    with requests.post(f"{URL}/v1/chat/completions", json=body, headers=KEY, stream=True, timeout=600) as got:
         try:
-            if not response.ok:
-                print("error:", response.json()["error"]["message"])
+            if not got.ok:
+                print("error:", got.json()["error"]["message"])
                 return said
-            for line in response.iter_lines():
+            for line in got.iter_lines():
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
                     if "error" in event:
@@ -40,7 +39,8 @@ def answer(messages: list[dict[str, Any]], thinking: bool) -> str:
                     for choice in event["choices"]:
                         thought = choice["delta"].get("reasoning_content") or ""
                         text = choice["delta"].get("content") or ""
-                        print(f"\033[2m{thought}\033[0m" if thought else text, end="", flush=True)
+                        gap = "\n" * bool(text and thinking and not said)
+                        print(f"\033[2m{thought}\033[0m" if thought else gap + text, end="", flush=True)
                         said += text
         except KeyboardInterrupt:
             print(" (stopped)", end="")

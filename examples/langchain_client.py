@@ -37,5 +37,6 @@ question = HumanMessage(
 for chunk in model.stream([question]):
     print(chunk.content, end="", flush=True)
 print()
-# The server holds the answer to the class's schema, token by token.
+# The server holds the answer to the class's schema, token by token. The demo model has never seen JSON: its
+# fields are words of the class, but not of the picture. Others look.
 print(repr(model.with_structured_output(Thing, method="json_schema").invoke([question])))

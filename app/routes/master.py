@@ -1,6 +1,7 @@
 """gunicorn's master: why it stops its workers, and reloads that would be its end."""
 
 import mmap
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +23,14 @@ def is_stopping() -> bool:
 
 def attend(server: Any, check: Callable[[], object]) -> None:
     """Let workers know what their SIGTERM is for, which gunicorn tells none of them; and refuse to reload
-    what `check` raises a SettingsError for: gunicorn would exit, and its workers with it.
+    what `check` raises a SettingsError for: gunicorn would exit, and its workers with it. A SIGHUP because
+    the terminal was closed is a stop.
     """
-    reload, stop = server.reload, server.stop
+    reload, stop, terminal = server.reload, server.stop, os.isatty(0)
 
     def reload_checked() -> None:
+        if terminal and not os.isatty(0):
+            raise StopIteration  # as gunicorn's own handler of SIGTERM does
         try:
             check()
         except SettingsError as wrong:

@@ -7,6 +7,7 @@ import errno
 import logging
 import re
 import secrets
+import signal
 from http import HTTPStatus
 from typing import Any
 
@@ -49,7 +50,8 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._readings = Readings()
-        self._replaced = False
+        self._replaced = self._told = False
+        self._interrupts = 0
 
     def handle(self, conn: Any) -> Any:
         """A request from its first byte to its last; what its thread was told about it is forgotten then."""
@@ -98,7 +100,10 @@ class Worker(ThreadWorker):
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
-        """Ctrl-C, which a terminal sends to all processes, and the SIGQUIT that follows: the same stop."""
+        """Ctrl-C, which a terminal sends to all processes, and the SIGQUIT that follows: the same stop. The
+        second Ctrl-C waits for nothing.
+        """
+        self._interrupts += sig == signal.SIGINT
         self.handle_exit(sig, frame)
 
     def is_parent_alive(self) -> bool:
@@ -127,8 +132,13 @@ class Worker(ThreadWorker):
         if self.alive:
             return
         self._drain()  # a stop may come while the end of a reload is waited for
-        if app.extensions["completions"].inside() == 0:
+        inside = app.extensions["completions"].inside()
+        if inside == 0:
             super().set_accept_enabled(False)
+        elif app.extensions["drain"].has_begun() and not self._told:
+            self._told = True
+            seconds = -app.extensions["drain"].overdue()
+            log.info("%d requests still run, for %.0f s at most; Ctrl-C again ends them now", inside, seconds)
         if app.extensions["drain"].overdue() > LAST_WORDS:
             self._readings.cut()
 
@@ -138,6 +148,8 @@ class Worker(ThreadWorker):
         settings = app.extensions["settings"]
         replaced = self._replaced and not master.is_stopping()
         seconds = settings.request_timeout if replaced else settings.drain_timeout
+        if self._interrupts > 1:
+            seconds = 0
         # gunicorn reads it when it begins to wait for what runs.
         self.cfg.set("graceful_timeout", int(seconds + 2 * LAST_WORDS) + 1)
         if not replaced:

@@ -14,6 +14,8 @@ import pytest
 
 from tests import clips
 from tests.conftest import ROOT, Server, running, wait_until
+from tests.fake_server import CHAT as FAKE_CHAT
+from tests.fake_server import fake_server, says
 
 CHAT = (sys.executable, "-m", "app", "chat", "--url")
 
@@ -95,6 +97,39 @@ def terminal(tmp_path: pathlib.Path) -> Iterator[Callable[..., Terminal]]:
         one.process.kill()
         one.process.wait(10)
         os.close(one.fd)
+
+
+def test_what_is_pasted_is_one_message(terminal: Callable[..., Terminal]) -> None:
+    with fake_server() as fake:
+        fake.answers[FAKE_CHAT] = says("Good.")
+        chat = terminal(fake.url)
+        chat.sees("> ")
+        chat.type("\x1b[200~/* Why? */\nint x;\x1b[201~\x1b\rand y\r")
+        chat.sees("Good.")
+        chat.sees("> ")
+        chat.type("\x04")
+        assert chat.process.wait(20) == 0
+    assert [body["messages"][0]["content"] for body in fake.bodies()] == ["/* Why? */\nint x;\nand y"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_terminal_and_any_reader_will_do(encoding: str) -> None:
+    environ = os.environ | {"PYTHONIOENCODING": encoding}
+    with fake_server() as fake:
+        fake.answers[FAKE_CHAT] = says("schön", *["!" * 1000] * 200)
+        ask = [*CHAT, fake.url, "hello"]
+        whole = subprocess.run(ask, cwd=ROOT, env=environ, capture_output=True, timeout=60)
+        with subprocess.Popen(
+            ask, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as cut:
+            assert cut.stdout
+            assert cut.stderr
+            cut.stdout.read(1)
+            cut.stdout.close()
+            assert cut.stderr.read() == b""
+    assert (whole.returncode, whole.stderr) == (0, b"")
+    assert whole.stdout.startswith("schön!".encode(encoding, "replace"))
+    assert cut.returncode == 128 + signal.SIGPIPE
 
 
 def test_ctrl_c_stops_the_answer_at_the_server_and_not_the_program(

@@ -20,7 +20,7 @@ SAYS = {
     "requests_client.py": r"red circle[^\n]*\n[^\n]*(2|two|Two)",
     "curl.sh": r'demo model[^\n]*\n(.*\n)+data: \[DONE\](.*\n)+.*"response": ?"[^"]*red circle',
     "langchain_client.py": r"red circle[^\n]*\nThing\(colour='\w+', shape='\w+'\)",
-    "api_client_example.py": r"no/such(.*\n)+.*red circle(.*\n)+.*demo model(.*\n)+.*'model_name': 'demo'",
+    "api_client_example.py": r"no/such(.*\n)+.*red circle(.*\n)+I am.*demo(.*\n)+.*'model_name': 'demo'",
 }
 KEY = "sk-example-key"
 

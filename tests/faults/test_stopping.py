@@ -140,6 +140,24 @@ def test_what_the_drain_is_too_short_for_ends_with_an_error_event(start: Any, ho
         assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "draining")
 
 
+def test_a_second_ctrl_c_waits_for_nothing(start: Any) -> None:
+    with start("--drain-timeout", "3000") as server:
+        streams = open_streams(server, 2, LONG)
+
+        def interrupt() -> None:  # as a terminal does, which sends it to all processes
+            for process in (server.worker(), server.process.pid):
+                os.kill(process, signal.SIGINT)
+
+        interrupt()
+        wait_until(lambda: "2 requests still run, for 3000 s at most; Ctrl-C again ends" in server.log)
+        assert not any(stream.ended() for stream in streams)
+        interrupt()
+        join(streams)
+        assert all('"code":"draining"' in stream.text and stream.ended() for stream in streams)
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.log
+
+
 def unread(server: Server, tokens: int) -> socket.socket:
     """A connection with a small window, on which a stream has been asked for and nothing is read."""
     host, port = server.url.removeprefix("http://").split(":")

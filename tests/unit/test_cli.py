@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
-from app.settings import PROJECT, Settings
+from app.flags import ELSEWHERE
+from app.settings import PROJECT, Settings, parser
 from tests.conftest import ROOT
 
 Captured = pytest.CaptureFixture[str]
@@ -93,6 +94,10 @@ def test_the_models_are_listed_with_the_default_marked(capsys: Captured) -> None
     [
         (["serve", "--prot", "1"], "did you mean --port?"),
         (["serve", "--device", "cdua"], "did you mean cuda?"),
+        (["serve", "--max_num_seqs=4"], "there is no flag --max_num_seqs; here that is --max-concurrent"),
+        (["bench", "--max-num-seqs"], "there is no flag --max-num-seqs"),
+        (["serve", "--dtype", "int8"], "did you mean --quantization int8?"),
+        (["serve", "--tpu-libraries", "/no/such"], "--tpu-libraries /no/such: is no folder"),
         (["serve", "demo"], "did you mean --model demo?"),
         (
             ["bench", "--case", "pictrue"],
@@ -248,11 +253,35 @@ def test_files_that_are_named_are_found_from_any_folder(
 ) -> None:
     (tmp_path / "keys").write_text("sk-one\n")
     monkeypatch.chdir(tmp_path)
-    assert main(["serve", "--port", "0", "--api-keys-file", "keys", "--database", "talk.db"]) == 0
+    files = ("--api-keys-file", "keys", "--database", "talk.db")
+    folders = ("--tpu-libraries", ".", "--allowed-media-path", ".")
+    assert main(["serve", "--port", "0", *files, *folders]) == 0
     assert len(started) == 1
     assert Path.cwd() == PROJECT
     settings = Settings.from_env()
     assert (settings.api_keys_file, settings.database) == (str(tmp_path / "keys"), str(tmp_path / "talk.db"))
+    assert (settings.tpu_libraries, settings.allowed_media_path) == (str(tmp_path), (str(tmp_path),))
+
+
+def test_flags_of_other_servers_are_those_of_the_guide() -> None:
+    guide = (ROOT / "docs" / "migrate.md").read_text(encoding="utf-8")
+    known = {name.replace("_", "-") for name in parser()._option_string_actions}
+    told = {}
+    for there, here in re.findall(r"^\| (`--[^|]+) \| ([^|]+) \|", guide, re.MULTILINE):
+        for flag in re.findall(r"`(--[\w-]+)", there):
+            if flag.replace("_", "-") not in known:
+                told[flag.replace("_", "-")] = re.findall(r"`([\w-]+)", here)
+    assert set(told) <= set(ELSEWHERE)
+    for flag, names in told.items():
+        assert any(name in ELSEWHERE[flag] for name in names), flag
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m app models | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, timeout=60
+    )
+    assert (done.returncode in (0, 141), done.stderr) == (True, b"")
 
 
 def test_gunicorns_settings_follow_the_applications() -> None:
