@@ -10,8 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
-from tests.conftest import Server, running, wait_until
+from tests.conftest import Server, png, running, scene, wait_until
 
 IMPATIENT = """
 import socket, sys
@@ -112,6 +113,15 @@ def test_a_body_that_drips_in_is_a_408(server: Server) -> None:
             assert block, answer
             answer += block
     assert b"408" in answer.partition(b"\r\n")[0], answer
+
+
+def test_an_upload_that_has_come_may_be_answered_late(tmp_path: pathlib.Path) -> None:
+    """The first one waits for the model to be loaded."""
+    impatient = IMPATIENT.replace("slow.Readings = Readings", "slow.BODY_SECONDS = 0.3")
+    with running(tmp_path, command=(sys.executable, "-c", impatient)) as server:
+        form = {"file": ("scene.png", png(scene())), "prompt": (None, "What is in this picture?")}
+        answer = requests.post(f"{server.url}/v1/media/describe", files=form, timeout=90)
+        assert "red circle" in answer.text
 
 
 def test_clients_that_keep_their_end_open_do_not_stop_the_others(server: Server) -> None:
