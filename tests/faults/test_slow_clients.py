@@ -119,8 +119,12 @@ def test_an_upload_that_has_come_may_be_answered_late(tmp_path: pathlib.Path) ->
     """The first one waits for the model to be loaded."""
     impatient = IMPATIENT.replace("slow.Readings = Readings", "slow.BODY_SECONDS = 0.3")
     with running(tmp_path, command=(sys.executable, "-c", impatient)) as server:
-        form = {"file": ("scene.png", png(scene())), "prompt": (None, "What is in this picture?")}
-        answer = requests.post(f"{server.url}/v1/media/describe", files=form, timeout=90)
+        answer = requests.post(
+            f"{server.url}/v1/media/describe",
+            data={"prompt": "What is in this picture?"},
+            files={"file": png(scene())},
+            timeout=90,
+        )
         assert "red circle" in answer.text
 
 
