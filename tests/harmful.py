@@ -107,6 +107,28 @@ def streams(count: int, size: int, said: int) -> bytes:
     return file.getvalue()
 
 
+def promised(samples: int, tracks: int) -> bytes:
+    """An MP4 of a few hundred bytes a track that says it has so many samples: FFmpeg makes tables of them."""
+
+    def atom(name: bytes, *parts: bytes) -> bytes:
+        return struct.pack(">I", 8 + sum(map(len, parts))) + name + b"".join(parts)
+
+    def full(name: bytes, *numbers: int) -> bytes:
+        return atom(name, bytes(4), struct.pack(f">{len(numbers)}I", *numbers))
+
+    entry = struct.pack(">6xH16xHHIIIH32sHh", 1, 64, 64, 0x480000, 0x480000, 0, 1, b"", 24, -1)
+    table = (
+        atom(b"stsd", bytes(4), struct.pack(">I", 1), atom(b"mp4v", entry)), full(b"stts", 1, samples, 1),
+        full(b"stsc", 1, 1, samples, 1), full(b"stsz", 1, samples), full(b"stco", 1, 40), full(b"stss", 1, 1),
+    )  # fmt: skip
+    handler = atom(b"hdlr", bytes(8), b"vide", bytes(12), b"x\0")
+    found = atom(b"minf", full(b"vmhd", 0, 0), atom(b"stbl", *table))
+    track = atom(b"trak", atom(b"mdia", full(b"mdhd", 0, 0, 1000, 1000, 0x55C40000), handler, found))
+    header = full(b"mvhd", 0, 0, 1000, 1000, 0x10000, *[0] * 19)
+    start = atom(b"ftyp", b"isom" + bytes(4) + b"isom") + atom(b"mdat", bytes(100))
+    return start + atom(b"moov", header, track * tracks)
+
+
 def wordy(number: int = 0) -> bytes:
     """A picture with 7 MiB of text."""
     texts = PngImagePlugin.PngInfo()

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 @dataclass(frozen=True)
 class MediaOptions:
     """How a picture or a clip is prepared; None leaves it to the model. Pixels are those of a picture or of
-    each frame, after resizing; of the frames that `fps` takes, the share `ratio` is kept, at most
-    `most_frames`.
+    each frame, after resizing, `most_pixels` whatever `max_pixels` says; of the frames that `fps` takes, the
+    share `ratio` is kept, at most `most_frames`.
     """
 
     min_pixels: int | None = None
@@ -18,6 +18,7 @@ class MediaOptions:
     num_frames: int | None = None
     ratio: float = 1.0
     most_frames: int | None = None
+    most_pixels: int | None = None
 
 
 @dataclass(frozen=True)

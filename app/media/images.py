@@ -65,10 +65,12 @@ def decode(data: bytes, param: str, max_pixels: int) -> Image.Image:
 
 
 def _scale_transparency(image: Any) -> None:
-    """Bring the transparent value of 2- or 4-bit grey to the 8 bits that Pillow brings the pixels to."""
-    bits = {"L;2": 2, "L;4": 4}.get(str(image.tile[0].args)) if image.tile else None
-    if bits and isinstance(value := image.info.get("transparency"), int):
-        image.info["transparency"] = value * 255 // (2**bits - 1)
+    """Bring a transparent value of other than 8 bits to the 8 that Pillow brings the pixels to."""
+    form, value = str(image.tile[0].args) if image.tile else "", image.info.get("transparency")
+    if form in ("L;2", "L;4") and isinstance(value, int):
+        image.info["transparency"] = value * 255 // (2 ** int(form[-1]) - 1)
+    elif form == "RGB;16B" and isinstance(value, tuple):
+        image.info["transparency"] = tuple(one >> 8 for one in value)
 
 
 def unknown(param: str) -> InvalidRequest:

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from app.errors import InvalidRequest
-from app.media import kinds, trim
+from app.media import kinds, probe, trim
 from app.media.limits import Limits, check_count
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
             param, "The data is no video of a known kind (MP4, MOV, MKV, AVI, FLV, WMV, GIF, WEBP)."
         )
     try:
+        if told := probe.trouble(file, container, _options(container, "none", limits), stopped):
+            raise _broken(param, f"The video cannot be read: {told}.")
         _check_streams(file, container, limits, param)
         with _opened(file, container, limits) as (source, stream):
             size = _size(stream, limits, param)
@@ -122,9 +124,13 @@ def _container(file: Any, container: str, codecs: str, limits: Limits) -> Any:
     import av
 
     file.seek(0)
-    options = {"codec_whitelist": codecs, "protocol_whitelist": "", "max_pixels": str(limits.pixels)}
-    options |= {"enable_drefs": "0"} if container == "mov" else {}
+    options = _options(container, codecs, limits)
     return av.open(file, "r", format=container, options=options, metadata_errors="ignore")
+
+
+def _options(container: str, codecs: str, limits: Limits) -> dict[str, str]:
+    options = {"codec_whitelist": codecs, "protocol_whitelist": "", "max_pixels": str(limits.pixels)}
+    return options | ({"enable_drefs": "0"} if container == "mov" else {})
 
 
 @contextlib.contextmanager

@@ -238,8 +238,7 @@ def _media(kind: str, loaded: dict[str, Any], place: str) -> Part:
     if kind in ("image_url", "video_url"):
         source, param = loaded[kind]["url"], f"{place}.{kind}.url"
         if loaded[kind].get("detail") == "low":
-            low = min(LOW_DETAIL, options.max_pixels or LOW_DETAIL)
-            options = replace(options, max_pixels=low)
+            options = replace(options, most_pixels=LOW_DETAIL)
     else:
         source, param = loaded[kind], f"{place}.{kind}"
     return (ImagePart if kind.startswith("image") else VideoPart)(source, param, None, options)

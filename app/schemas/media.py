@@ -70,4 +70,5 @@ def merged(own: MediaOptions, request: MediaOptions) -> MediaOptions:
         request.max_pixels if own.max_pixels is None else own.max_pixels,
         own.fps if timed else request.fps,
         own.num_frames if timed else request.num_frames,
+        most_pixels=own.most_pixels,
     )

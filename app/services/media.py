@@ -272,11 +272,12 @@ class Media:
         """What is asked for, within the server's ceilings; `fps` of a list of frames is their own rate."""
         settings = self._settings
         highest = settings.max_pixels or None
-        pixels = [most for most in (asked.max_pixels, highest) if most is not None]
+        pixels = [most for most in (asked.max_pixels, asked.most_pixels, highest) if most is not None]
         chosen = asked.fps is not None or asked.num_frames is not None
         return replace(
             asked,
             max_pixels=min(pixels, default=None),
+            most_pixels=None,
             fps=asked.fps or LIST_FPS
             if is_list
             else min(asked.fps or settings.video_fps, settings.video_fps),

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,12 @@ def same(ours: dict[str, Any], theirs: Any) -> None:
         assert torch.equal(one.to(other.dtype), other), name
 
 
+def decoded(data: bytes, planner: video.Planner) -> video.Video:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        return video.decode(file, data[:4096], planner, LIMITS, "place", threading.Event())
+
+
 def noise(width: int, height: int) -> Image.Image:
     values = np.random.default_rng(width * height).integers(0, 255, (height, width, 3), np.uint8)
     return Image.fromarray(values)
@@ -146,14 +153,7 @@ def test_a_clip_is_as_the_reference_makes_it(
         return
     data = FILES[kind] = clips.video(clips.moving(count=60, size=(320, 240)), kind, fps=10)
     made = encoder(processor)
-    found = video.decode(
-        io.BytesIO(data),
-        data[:4096],
-        lambda total, fps, size: made.fitter.clip(total, fps, size, options),
-        LIMITS,
-        "place",
-        threading.Event(),
-    )
+    found = decoded(data, lambda total, fps, size: made.fitter.clip(total, fps, size, options))
     clip = Clip(found.frames, found.indices, found.fps, found.total, found.size)
     message = Message("user", (VideoPart("", "place", clip), TextPart(TEXT)))
     theirs = reference(name, processor, {"type": "video", "video": kind, **asked})
@@ -186,14 +186,8 @@ def llava(tiny: Callable[[str], pathlib.Path]) -> Any:
 def test_a_processor_of_its_own_gets_frames_and_pictures_as_they_are(llava: Any) -> None:
     data = clips.video(clips.moving(count=24, size=(128, 96)), "mp4", fps=12)
     made, image = encoder(llava), noise(100, 60)
-    found = video.decode(
-        io.BytesIO(data),
-        data[:4096],
-        lambda total, fps, size: made.fitter.clip(total, fps, size, MediaOptions(num_frames=4)),
-        LIMITS,
-        "place",
-        threading.Event(),
-    )
+    asked = MediaOptions(num_frames=4)
+    found = decoded(data, lambda total, fps, size: made.fitter.clip(total, fps, size, asked))
     assert (found.indices, found.frames.shape) == ((0, 8, 15, 23), (4, 96, 128, 3))
     clip = Clip(found.frames, found.indices, found.fps, found.total, found.size)
     parts = (VideoPart("", "clip", clip), TextPart("and"), ImagePart("", "image", image), TextPart(TEXT))

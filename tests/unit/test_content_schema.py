@@ -66,7 +66,7 @@ def test_half_a_tool_call_is_refused(message: dict[str, Any], place: str) -> Non
         ),
         (
             [{"type": "image_url", "image_url": {"url": "U", "detail": "low"}}],
-            (ImagePart("U", "content[0].image_url.url", None, MediaOptions(max_pixels=512 * 512)),),
+            (ImagePart("U", "content[0].image_url.url", None, MediaOptions(most_pixels=512 * 512)),),
         ),
         ([TEXT] * MAX_PARTS, (TextPart("hi"),) * MAX_PARTS),
     ],

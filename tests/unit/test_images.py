@@ -45,6 +45,14 @@ def grey16(*values: int, transparent: int | None = None) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + alpha + chunk(b"IDAT", row) + chunk(b"IEND", b"")
 
 
+def transparent_rgb16() -> bytes:
+    """A PNG of 16-bit pixels whose colour is the transparent one."""
+    value = struct.pack(">3H", 0x1234, 0x5678, 0x9ABC)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress((b"\0" + 4 * value) * 4))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", value) + data + chunk(b"IEND", b"")
+
+
 def palette(*, transparent: bool) -> bytes:
     """Two palette pixels, red and green; the green one may be transparent."""
     image = Image.new("P", (2, 1))
@@ -67,6 +75,7 @@ def palette(*, transparent: bool) -> bytes:
         (saved(Image.new("1", (4, 4), 1)), WHITE),
         (saved(Image.new("1", (4, 4), 0)), BLACK),
         (saved(Image.new("L", (4, 4), 77), transparency=77), WHITE),
+        (transparent_rgb16(), WHITE),
         (saved(Image.new("RGB", (4, 4), RED), transparency=RED), WHITE),
         (saved(Image.new("RGB", (4, 4), RED), "JPEG"), RED),
         (saved(Image.new("L", (4, 4), 77), "JPEG"), (77, 77, 77)),
@@ -89,6 +98,7 @@ def palette(*, transparent: bool) -> bytes:
         "1-white",
         "1-black",
         "L-key",
+        "RGB16-key",
         "RGB-key",
         "JPEG",
         "JPEG-grey",

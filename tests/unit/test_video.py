@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,7 +46,9 @@ def decoded(
     stopped = threading.Event()
     if stop:
         stopped.set()
-    return video.decode(io.BytesIO(data), data[:4096], planner, limits, "place", stopped)
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        return video.decode(file, data[:4096], planner, limits, "place", stopped)
 
 
 def refused(data: bytes, words: str, limits: Limits = LIMITS) -> str:
