@@ -293,7 +293,7 @@ HEAVY = [
         an_MKV_of_9000_by_9000_under_a_header_of_64_by_64=lambda: harmful.streams(1, 9000, 64),
     ),
     *_bytes(
-        ("invalid_video", "The video cannot be read: opening it takes too long or too much memory."),
+        ("invalid_video", "Opening the video takes too long or too much memory."),
         an_MP4_that_promises_30_million_frames_in_each_of_4_tracks=lambda: harmful.promised(3 * 10**7, 4),
     ),
     *_bytes(

@@ -22,6 +22,8 @@ LONG_AS_SAID = ("matroska", "flv")
 """Containers whose header says how long they are, and which are read to any point without complaint."""
 SLACK = 0.5
 """Seconds that a file may be shorter than it says."""
+BROKEN = "The video is broken or cut off."
+HEAVY = "Opening the video takes too long or too much memory."
 LOOK = 0.005
 """Seconds between two looks at the memory."""
 WAIT = 0.25
@@ -50,7 +52,7 @@ def trouble(file: Any, container: str, options: dict[str, str], stopped: threadi
     if not process.returncode:
         return None
     ended = process.returncode < 0 or process.returncode == os.EX_OSERR
-    return "opening it takes too long or too much memory" if ended else "it is broken or cut off"
+    return HEAVY if ended else BROKEN
 
 
 class _Input:

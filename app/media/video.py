@@ -89,7 +89,7 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
         )
     try:
         if told := probe.trouble(file, container, _options(container, "none", limits), stopped):
-            raise _broken(param, f"The video cannot be read: {told}.")
+            raise _broken(param, told)
         _check_streams(file, container, limits, param)
         with _opened(file, container, limits) as (source, stream):
             size = _size(stream, limits, param)
@@ -104,7 +104,7 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
         shrunk = _kept(file, container, picks, packets, limits, plan, turn, param, stopped)
     except (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError) as error:
         log.debug("a video was refused: %r", error)
-        raise _broken(param, "The video is broken or cut off.") from None
+        raise _broken(param, probe.BROKEN) from None
     frames = np.stack([shrunk[pick] for pick in picks])
     return Video(frames, tuple(plan.indices), packets.rate, len(packets.times), upright)
 
@@ -215,7 +215,7 @@ def _check(packets: Packets, stream: Any, limits: Limits, param: str) -> None:
     limits.check_seconds(length, param)
     said = int(stream.frames or 0)
     if said - count > max(2, 0.02 * said):
-        raise _broken(param, "The video is broken or cut off.")
+        raise _broken(param, probe.BROKEN)
 
 
 def _picks(packets: Packets, indices: Sequence[int]) -> list[int]:
