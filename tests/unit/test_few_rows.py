@@ -18,6 +18,7 @@ from app.engine.attention import Rows
 from app.engine.cache import KVCache
 from app.engine.decoder import Decoder
 from app.engine.few_rows import FewRows
+from app.engine.row_attention import in_place
 
 CACHED = 700
 pytestmark = pytest.mark.timeout(600)  # numba compiles, once on a machine
@@ -28,6 +29,7 @@ FAMILIES = ("qwen2", "qwen3", "llama", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "sa
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "free_memory", lambda: 10**12)
     streamed.can_stream.cache_clear()
+    in_place.cache_clear()
 
 
 @pytest.fixture(params=[1, 3])
@@ -139,6 +141,7 @@ def test_without_the_openmp_that_torch_uses_weights_have_one_form(
     assert streamed.streamed(model.model.layers[0].self_attn.o_proj) is None
     assert Decoder(model)._faster is None
     streamed.can_stream.cache_clear()
+    in_place.cache_clear()
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (70, 1), (3, 130), (200, 63)])
