@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any, Protocol
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Unavailable
 from app.media import kinds, probe, trim
 from app.media.limits import Limits, check_count
 
@@ -88,7 +88,7 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
             param, "The data is no video of a known kind (MP4, MOV, MKV, AVI, FLV, WMV, GIF, WEBP)."
         )
     try:
-        if told := probe.trouble(file, container, _options(container, "none", limits), stopped):
+        if told := _trouble(file, container, limits, stopped):
             raise _broken(param, told)
         _check_streams(file, container, limits, param)
         with _opened(file, container, limits) as (source, stream):
@@ -107,6 +107,13 @@ def decode(file: Any, head: bytes, planner: Planner, limits: Limits, param: str,
         raise _broken(param, probe.BROKEN) from None
     frames = np.stack([shrunk[pick] for pick in picks])
     return Video(frames, tuple(plan.indices), packets.rate, len(packets.times), upright)
+
+
+def _trouble(file: Any, container: str, limits: Limits, stopped: Event) -> str | None:
+    try:
+        return probe.trouble(file, container, _options(container, "none", limits), stopped)
+    except OSError:  # no disk, no memory, no descriptors
+        raise Unavailable("The server cannot look at videos now.") from None
 
 
 def _check_streams(file: Any, container: str, limits: Limits, param: str) -> None:

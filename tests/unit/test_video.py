@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import av
 import pytest
 from PIL import Image
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Unavailable
 from app.media import trim, video
 from app.media.limits import Limits
 from app.media.video import Video
@@ -295,3 +296,12 @@ def test_no_decoder_makes_a_frame_that_is_larger_than_the_limit_whatever_the_hea
     assert decoded(data).size == (512, 512)
     refused(data, r"no frames of at most 0\.09 megapixels", Limits(300 * 300, 10, 10**8))
     assert sizes == {512, 0}
+
+
+def test_a_server_that_can_start_no_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(Unavailable):
+        decoded(clips.video(clips.moving(count=2, size=(64, 48)), "mp4", fps=10))
