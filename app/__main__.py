@@ -121,8 +121,9 @@ def _summary(settings: Settings, spec: "ModelSpec") -> Iterator[tuple[str, str]]
     yield "model", f"{spec.id} from {where}{size}; {when}"
     compiled = spec.engine == "bmrt"
     best = "tpu:0" if compiled else machine.likely_device()
-    named = f"{'tpu' if compiled else 'cuda'}:{spec.device}" if spec.device.isdigit() else spec.device
-    device = best if spec.device == "auto" else named
+    bare = spec.device.isdigit() and (compiled or best == "cuda")
+    named = f"{'tpu' if compiled else 'cuda'}:{spec.device}" if bare else spec.device
+    device = best if named == "auto" or named.isdigit() else named
     fastest = "the form it was compiled in" if compiled else "the form that is fastest there"
     form = fastest if spec.dtype == "auto" else spec.dtype
     yield "device", f"{device}, in {form if spec.quantization == 'none' else spec.quantization}"

@@ -165,6 +165,8 @@ class ModelLoadFailed(Unavailable):
 class MayNotFit(ModelLoadFailed):
     """The model could not be loaded, and what loads it does not say whether memory was the reason."""
 
+    device: str | None = None
+
 
 class DeviceFailed(Unavailable):
     """The device that a model runs on failed; the next request opens it anew."""
@@ -173,9 +175,13 @@ class DeviceFailed(Unavailable):
 
 
 class OutOfMemory(Unavailable):
-    """The device's memory ran out for this request, or a model does not fit."""
+    """The device's memory ran out for this request, or a model does not fit: on which device, if only its own
+    models could make room, and how many bytes lack at least.
+    """
 
     code = "out_of_memory"
+    device: str | None = None
+    missing = 0
 
 
 class Draining(Unavailable):

@@ -96,8 +96,8 @@ def read(
 ) -> Catalog:
     """The catalogue of a file, with `model` as its default; a folder or hub id not in it becomes an entry.
 
-    Device and dtype other than auto, and a quantization, override those of the default entry. Raises
-    SettingsError.
+    Device and dtype other than auto, and a quantization, override those of the default entry; a bare number
+    is also the device of all compiled models that name none. Raises SettingsError.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -124,6 +124,9 @@ def read(
         quantization=quantization if quantization != "none" else default.quantization,
     )
     specs = [changed if spec.id == default.id else spec for spec in specs]
+    if device.isdigit():
+        free = [spec.id for spec in specs if spec.engine == "bmrt" and spec.device == "auto"]
+        specs = [replace(spec, device=device) if spec.id in free else spec for spec in specs]
     for spec in specs:
         if spec.engine == "bmrt" and (spec.dtype, spec.quantization) != ("auto", "none"):
             raise SettingsError(

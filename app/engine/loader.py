@@ -102,6 +102,13 @@ def _import_torch() -> Any:
 
 def _device(torch: Any, spec: ModelSpec) -> Any:
     wanted = f"cuda:{spec.device}" if spec.device.isdigit() else spec.device
+    if spec.device.isdigit() and not torch.cuda.is_available():
+        log.warning(
+            "no CUDA here: device %s is meant for compiled models, and %s runs as with auto",
+            spec.device,
+            spec.id,
+        )
+        wanted = "auto"
     if wanted.startswith("tpu"):
         raise ModelLoadFailed(
             f"{spec.id}: {wanted} runs models that were compiled for it (engine bmrt), not this one."

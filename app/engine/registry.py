@@ -7,11 +7,13 @@ fails fails them all with its reason and is forgotten, so that the next request 
 
 import logging
 import math
+import operator
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from app.engine.catalog import Catalog
@@ -151,12 +153,11 @@ class ModelRegistry:
     def unload_idle(self, idle_for: float) -> list[str]:
         """Unload what nobody has used for so many seconds; returns the ids."""
         now = time.monotonic()
+        return self._unload(lambda entry: now - entry.idle_since >= idle_for)
+
+    def _unload(self, chosen: Callable[[_Entry], bool]) -> list[str]:
         with self._lock:
-            idle = [
-                name
-                for name, entry in self._entries.items()
-                if entry.is_idle and now - entry.idle_since >= idle_for
-            ]
+            idle = [name for name, entry in self._entries.items() if entry.is_idle and chosen(entry)]
             gone = [(name, self._entries.pop(name).engine) for name in idle]
         for name, engine in gone:
             if engine is not None:
@@ -210,7 +211,9 @@ class ModelRegistry:
         self._start_sweeper()
 
     def _load_making_room(self, spec: ModelSpec, progress: Progress) -> Engine:
-        """Load, and while that does not fit, unload what was idle for longest: once where that is a guess."""
+        """Load, and while that does not fit, unload what was idle for longest: once where that is a guess,
+        and nothing where all that is idle there would not be enough.
+        """
         doubted = False
         while True:
             try:
@@ -220,12 +223,21 @@ class ModelRegistry:
                     if doubted:
                         raise
                     doubted = True
-                with self._lock:
-                    idle = [entry.idle_since for entry in self._entries.values() if entry.is_idle]
-                freed = self.unload_idle(time.monotonic() - min(idle)) if idle else []
+                idle = self._idle_on(error.device)
+                missing = error.missing if isinstance(error, OutOfMemory) else 0
+                if not idle or sum(entry.future.result().memory_bytes() for entry in idle) < missing:
+                    raise
+                longest = min(idle, key=lambda entry: entry.idle_since)
+                freed = self._unload(partial(operator.is_, longest))
                 if not freed:
                     raise
                 log.info("unloaded %s to make room: %s", ", ".join(freed), error)
+
+    def _idle_on(self, device: str | None) -> list[_Entry]:
+        """What is idle on a device, or on any."""
+        with self._lock:
+            idle = [(entry, entry.engine) for entry in self._entries.values() if entry.is_idle]
+        return [entry for entry, engine in idle if engine is not None and device in (None, engine.device)]
 
     def _release(self, entry: _Entry) -> None:
         with self._lock:

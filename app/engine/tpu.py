@@ -4,6 +4,7 @@ Prompts are encoded, tokens drawn and grammars followed by the same code as ever
 computes logits, or tokens where a model was compiled so.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from app.engine.media_types import ClipPlan, MediaOptions
 from app.engine.stats import EngineStats
 from app.engine.stream import Choices
 from app.engine.submit import LanguageEngine, Work
-from app.engine.tpu_device import HANGS, LOADS, UnknownModelError
+from app.engine.tpu_chip import HANGS, LOADS
+from app.engine.tpu_device import UnknownModelError
 from app.engine.tpu_layout import Layout, check_config
 from app.engine.tpu_prompt import Vision, prompt
-from app.engine.tpu_worker import Source, Worker
+from app.engine.tpu_worker import RETRY, Source, Worker
 from app.engine.types import Defaults, GenerationRequest, ModelSpec, Progress
-from app.errors import DeviceFailed, InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
+from app.errors import ApiError, DeviceFailed, InvalidRequest, MayNotFit, ModelLoadFailed, OutOfMemory
 
 Read = Callable[[ModelSpec, Path, bool], tuple[Any, Defaults, frozenset[int]]]
 """Reads from a folder the processor, for pictures too or text alone, the defaults and the stop tokens."""
@@ -34,6 +36,12 @@ STAMP_TOKENS = 12
 """Around each two frames: when they were, where they begin and end."""
 LEAST_TOKENS = 4
 """Of two frames, however many there are."""
+
+BUFFERS = 0.5
+"""Of a file's size: what its networks' buffers may take beyond it."""
+MAGIC = 0xFF55AAEE
+HEADER = struct.Struct("<4I")
+"""A .bmodel begins with MAGIC and the bytes of its header, its description and its weights (modulo 2**32)."""
 
 
 class BoundedFitter(QwenFitter):
@@ -96,8 +104,8 @@ class TpuEngine(LanguageEngine):
         return self._worker.count()
 
     def memory_bytes(self) -> int:
-        """Bytes of the compiled model."""
-        return self._worker.source.path.stat().st_size
+        """Bytes that it takes on the device, its caches included."""
+        return self._worker.memory_bytes()
 
     def stats(self) -> EngineStats:
         """What its caches hold and the device's memory."""
@@ -168,7 +176,8 @@ class TpuEngine(LanguageEngine):
             if needed:
                 raise InvalidRequest(
                     f"This model was compiled without --do_sample: it gives the likeliest token and nothing "
-                    f"else, so {param} cannot be had (docs/tpu.md). Temperature 0 works.",
+                    f"else, so {param} cannot be had (docs/tpu.md)."
+                    + (" Temperature 0 works." if param == "temperature" else ""),
                     param=param,
                     code="unsupported_by_model",
                 )
@@ -192,10 +201,7 @@ def load(
     except (RuntimeMissingError, UnknownModelError) as error:
         raise ModelLoadFailed(f"{spec.id}: {error}") from None
     except BmError as error:
-        if error.is_out_of_memory:
-            raise OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}") from None
-        kind = MayNotFit if error.function == LOADS else ModelLoadFailed
-        raise kind(f"{spec.id}: {error}") from None
+        raise _refusal(spec, error, f"tpu:{number}", worker.spare, path.stat().st_size) from None
     try:
         check_config(layout, raw)
         progress("reading the tokenizer", 0.9)
@@ -225,6 +231,37 @@ def load(
         raise
 
 
+def _refusal(spec: ModelSpec, error: BmError, device: str, spare: int, size: int) -> ApiError:
+    """What a load that failed is told as, and where unloading others could help."""
+    if error.is_out_of_memory:
+        lacks = OutOfMemory(f"{spec.id} does not fit into the TPU's memory: {error}", retry_after=int(RETRY))
+        lacks.device, lacks.missing = device, max(0, -spare)
+        return lacks
+    if error.function == LOADS and spare < size * BUFFERS:
+        doubt = MayNotFit(f"{spec.id}: {error}")
+        doubt.device = device
+        return doubt
+    return ModelLoadFailed(f"{spec.id}: {error}")
+
+
+def _check_whole(spec: ModelSpec, path: Path) -> None:
+    """Raise ModelLoadFailed for what is no plain file, which could be waited for without end, and for one
+    whose header tells of more than there is.
+    """
+    if not path.is_file():
+        raise ModelLoadFailed(f"{spec.id}: {path.name} is no plain file.")
+    with path.open("rb") as file:
+        header = file.read(HEADER.size)
+    if len(header) < HEADER.size:
+        raise ModelLoadFailed(f"{spec.id}: {path.name} is cut: it has {len(header)} bytes.")
+    magic, *parts = HEADER.unpack(header)
+    size = path.stat().st_size
+    if magic == MAGIC and size < sum(parts):
+        raise ModelLoadFailed(
+            f"{spec.id}: {path.name} is cut: it has {size} bytes of {sum(parts)} or more. Fetch it again."
+        )
+
+
 def _files(spec: ModelSpec, folder: Path) -> tuple[Path, Path]:
     found = sorted(folder.glob("[!.]*.bmodel"))
     if len(found) != 1:
@@ -235,6 +272,7 @@ def _files(spec: ModelSpec, folder: Path) -> tuple[Path, Path]:
         )
     if not (folder / "config").is_dir():
         raise ModelLoadFailed(f"{spec.id}: its folder has no config/ with the model's configuration.")
+    _check_whole(spec, found[0])
     return found[0], folder / "config"
 
 

@@ -7,9 +7,7 @@ Devices of several models on one chip call one after another.
 
 import contextlib
 import ctypes
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import byref, c_int, c_uint32, c_void_p
 from dataclasses import dataclass
 from math import prod
@@ -34,6 +32,7 @@ from app.engine.bmrt import (
     Tensor,
     shape,
 )
+from app.engine.tpu_chip import LOADS, chip
 
 Array = npt.NDArray[Any]
 
@@ -47,11 +46,6 @@ STORED: dict[int, type[np.generic]] = {
 OTHER_LAYOUT = "this libsophon lays its structures out in another way"
 LARGEST = 2**32 - 1
 """Bytes of one piece of device memory, whose size is a 32-bit number."""
-HANGS = 60.0
-"""Seconds after which a call that has not returned is taken for one that never will: a step takes a tenth of
-one, a long prompt's longest wait a few.
-"""
-LOADS = "bmrt_load_bmodel"
 
 
 class UnknownModelError(Exception):
@@ -135,37 +129,6 @@ def part(memory: DeviceMemory, offset: int, size: int) -> DeviceMemory:
     return DeviceMemory(memory.address + offset, 0, memory.dmabuf_fd, memory.flags, size)
 
 
-class Chip:
-    """What all devices of a chip share: who calls the libraries."""
-
-    def __init__(self) -> None:
-        self._next, self._calling = threading.Lock(), threading.Lock()
-        self._call: tuple[str, float] | None = None
-
-    @contextlib.contextmanager
-    def calling(self, name: str) -> Iterator[None]:
-        """The only call while it lasts. Whoever waits is next, whatever else the last caller wants."""
-        with self._next:
-            self._calling.acquire()
-        self._call = (name, time.monotonic())
-        try:
-            yield
-        finally:
-            self._call = None
-            self._calling.release()
-
-    def hangs(self) -> str | None:
-        """The call that has not returned for long, if there is one; a load may take minutes."""
-        name, since = self._call or ("", 0.0)
-        waited = time.monotonic() - since
-        if not name or name == LOADS or waited <= HANGS:
-            return None
-        return f"{name} has not returned for {waited:.0f} seconds"
-
-
-_chips: dict[int, Chip] = {}
-
-
 class Device:
     """One chip, and one .bmodel on it. Raises BmError, or UnknownModelError for a file of another kind;
     `close` frees all that was allocated here.
@@ -177,7 +140,7 @@ class Device:
         self._runtime: c_void_p | None = None
         self._handle: c_void_p | None = None
         self._launched = False  # since the last sync
-        self.chip = _chips.setdefault(number, Chip())
+        self.chip = chip(number)
         self.nets: dict[str, Net] = {}
         if told := self.chip.hangs():
             raise UnknownModelError(f"tpu:{number} hangs: {told}")
@@ -214,6 +177,10 @@ class Device:
         stat = self._stat()
         heaps: list[int] = [heap.available for heap in stat.heaps[: stat.heap_num]]
         return max(heaps, default=stat.memory_total - stat.memory_used) << 20
+
+    def held(self) -> int:
+        """Bytes that were allocated here and not given back; asked from any thread."""
+        return sum(memory.size for memory in list(self._owned.values()))
 
     def allocate(self, size: int) -> DeviceMemory:
         """A piece of device memory, whose contents are undefined."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from app.engine.bmrt import BmError, Libraries
 from app.engine.stats import EngineStats
 from app.engine.submit import Work
-from app.engine.tpu_device import LOADS, Device, UnknownModelError
+from app.engine.tpu_chip import HANGS, LOADS, chip
+from app.engine.tpu_device import Device, UnknownModelError
 from app.engine.tpu_layout import Layout, layout
 from app.engine.tpu_model import TpuModel
 from app.engine.tpu_prompt import Prompt, Vision
@@ -33,6 +34,8 @@ to a process that is not ready would never learn that it could be. Also those af
 fit are tried again: beside a reload's new process the old one holds its memory while its last streams run.
 """
 CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
+TICK = 1.0
+"""Seconds between two looks whether the chip hangs while a model is opened."""
 CLOSING = 30.0
 """Seconds that closing waits for the step that is under way."""
 
@@ -65,14 +68,20 @@ class Worker:
         self._memory: tuple[int, int] | None = None
         self._grown = 0.0  # when caches were last made, or could not be
         self._seen = 0
+        self.spare = 0
+        """Bytes that were free for the networks before they were loaded, beyond those of their file."""
+        self._taken = 0  # by the networks
         self._opened = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"tpu {source.path.stem}", daemon=True)
 
     def open(self) -> Layout:
-        """Start the thread, which opens the device; what the model is."""
+        """Start the thread, which opens the device; what the model is. Raises DeviceFailed while it hangs."""
         self._thread.start()
-        self._opened.wait()
+        while not self._opened.wait(TICK):
+            if told := self.hangs():
+                self._closed = True  # should it return, all is freed
+                raise DeviceFailed(f"The TPU hangs: {told}.", retry_after=int(HANGS))
         if self._model is None:
             self._thread.join()
             raise self._failure or DeviceFailed("The TPU could not be opened.")
@@ -106,8 +115,12 @@ class Worker:
 
     def hangs(self) -> str | None:
         """The call that the chip does not return from, if there is one."""
+        return chip(self.source.device).hangs()
+
+    def memory_bytes(self) -> int:
+        """Bytes of the device that the networks, the caches and the buffers take."""
         device = self._device
-        return None if device is None else device.chip.hangs()
+        return 0 if device is None else self._taken + device.held()
 
     def stats(self) -> EngineStats:
         """What the caches hold, and the device's memory as of its opening."""
@@ -199,15 +212,22 @@ class Worker:
 
     def _load(self, device: Device) -> None:
         """Load the networks; the runtime does not say that the memory is too small, so it is looked at."""
-        free = device.free_bytes()
+        size, free, (used, total) = self.source.path.stat().st_size, device.free_bytes(), device.memory()
+        self.spare = free - size
+        told = (
+            f"the model has {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free. What another process holds, "
+            "as the one before a reload, comes back when that ends"
+        )
+        lacks = BmError(LOADS, None, told, is_out_of_memory=True)
+        if size > total - used:  # of all heaps: a try would only keep other models' streams waiting
+            raise lacks
         try:
             device.load(self.source.path)
         except BmError as error:
-            size = self.source.path.stat().st_size
             if error.function != LOADS or size <= free:
                 raise
-            told = f"the model has {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
-            raise BmError(LOADS, None, told, is_out_of_memory=True) from None
+            raise lacks from None
+        self._taken = max(size, device.memory()[0] - used)
 
     def _release(self) -> None:
         device, self._device, self._model = self._device, None, None

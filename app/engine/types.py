@@ -332,7 +332,7 @@ class Engine(Protocol):
         """How many generations run and how many wait for their turn."""
 
     def memory_bytes(self) -> int:
-        """Bytes that the model's weights take on its device."""
+        """Bytes that the model's weights take on its device; on a TPU its caches and buffers too."""
 
     def stats(self) -> EngineStats:
         """Its numbers now; asked from any thread, while it computes."""

@@ -202,6 +202,7 @@ def test_the_address_is_told(capsys: Captured, started: list[list[str]], host: s
                 r"device  tpu:3, in the form it was",
             ],
         ),
+        (["--devid", "0"], [r"device  (cpu|mps|cuda:0)"]),
         (["--host", "0.0.0.0"], [r"keys    none set: one is made, and printed below"]),
         (["--host", "0.0.0.0", "--disable-api-auth"], [r"keys    none asked for \(--disable-api-auth\)"]),
     ],

@@ -227,6 +227,26 @@ def test_what_may_not_fit_is_tried_once_more_after_one_idle_model_went(
     assert [engine.closed for engine in loader.made] == [1, 1, 0]
 
 
+def test_room_is_made_only_on_the_device_that_lacks_it_and_where_it_can_be_enough(
+    registry: ModelRegistry, loader: Loader
+) -> None:
+    for model in ("scripted", "second"):
+        registry.get(model).release()
+    loader.made[1].device = "tpu:0"
+    for device, missing in (("tpu:0", 1001), ("tpu:1", 1)):
+        lacks = OutOfMemory("no room.")
+        lacks.device, lacks.missing = device, missing
+        loader.errors.append(lacks)
+        with pytest.raises(OutOfMemory):
+            registry.get("third")
+        assert [engine.closed for engine in loader.made] == [0, 0]
+    lacks = OutOfMemory("no room.")
+    lacks.device, lacks.missing = "tpu:0", 1000
+    loader.errors.append(lacks)
+    registry.get("third").release()
+    assert [engine.closed for engine in loader.made] == [0, 1, 0]
+
+
 def test_room_is_made_once_only(registry: ModelRegistry, loader: Loader) -> None:
     registry.get("second").release()
     loader.errors += [OutOfMemory("does not fit."), OutOfMemory("does still not fit.")]

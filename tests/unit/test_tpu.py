@@ -5,9 +5,11 @@ import copy
 import functools
 import itertools
 import json
+import os
 import pathlib
 import re
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 from tests import tiny_models  # prepares torchvision
 
 # isort: split
-from app.engine import catalog, loader, tpu_device, tpu_worker
+from app.engine import catalog, loader, tpu_chip, tpu_worker
 from app.engine.bmrt import FUNCTIONS
 from app.engine.media_types import Clip, ImagePart, MediaOptions, VideoPart
 from app.engine.registry import ModelRegistry
@@ -551,7 +553,7 @@ def test_a_call_that_does_not_return_is_told_until_it_does(
     hung = [engine.submit(asks("Hi", ignore_eos=True)) for _ in range(2)]
     wait_until(lambda: control["launches"] > launches and control["callers"] == 1)
     assert engine.fault() is None
-    monkeypatch.setattr(tpu_device, "HANGS", 0.0)
+    monkeypatch.setattr(tpu_chip, "HANGS", 0.0)
     assert re.fullmatch(r"bmrt_launch_tensor_ex has not returned for \d+ seconds", str(engine.fault()))
     for one in hung:
         with pytest.raises(DeviceFailed, match="The TPU hangs: bmrt_launch_tensor_ex has not"):
@@ -650,6 +652,56 @@ def test_a_second_model_gets_the_room_of_an_idle_one(compiled: Compiled) -> None
     assert [control[name] for name in LIVE] == [0] * len(LIVE)
 
 
+def beside(folder: pathlib.Path, compiled: Compiled, content: bytes) -> ModelSpec:
+    """A model "other" with the config/ of the compiled one."""
+    shutil.copytree(compiled() / "config", folder / "config")
+    (folder / "other.bmodel").write_bytes(content)
+    return replace(spec(folder), id="other")
+
+
+def test_a_model_that_cannot_be_loaded_or_cannot_fit_unloads_none_that_works(
+    compiled: Compiled, tmp_path: pathlib.Path
+) -> None:
+    control, libraries = standin.control(), str(standin.libraries())
+    one, cut = spec(compiled()), beside(tmp_path, compiled, bytes(20 << 20))
+    registry = ModelRegistry(
+        catalog.Catalog((one, cut), one.id),
+        lambda entry, progress: loader.load(entry, progress, max_concurrent=1, tpu_libraries=libraries),
+    )
+    try:
+        registry.get(one.id).release()
+        with pytest.raises(ModelLoadFailed, match="it returned false"):
+            registry.get("other")
+        os.truncate(tmp_path / "other.bmodel", 200 << 20)
+        control["limit_bytes"] = control["live_bytes"] + (20 << 20)
+        loads = control.calls("bmrt_load_bmodel")
+        with pytest.raises(OutOfMemory, match=r"the model has 210 MB, 2\d MB are free") as told:
+            registry.get("other")
+        assert (told.value.retry_after, control.calls("bmrt_load_bmodel")) == (30, loads)
+        assert [engine.spec.id for engine in registry.engines()] == [one.id]
+    finally:
+        control["limit_bytes"] = 0
+        registry.close()
+
+
+def test_a_load_that_does_not_return_is_told_to_all(
+    load: Callable[..., TpuEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(streams=1)
+    monkeypatch.setattr(tpu_chip, "LOADING", 0.5)
+    monkeypatch.setattr(tpu_worker, "TICK", 0.02)
+    held = standin.control()["live_bytes"]
+    with tpu_chip.chip(0).calling(tpu_chip.LOADS):
+        with pytest.raises((DeviceFailed, ModelLoadFailed), match="hangs: bmrt_load_bmodel has not returned"):
+            load(streams=1)
+        assert "bmrt_load_bmodel has not returned" in str(engine.fault())
+        with pytest.raises(DeviceFailed, match="hangs"):
+            engine.submit(asks())
+    wait_until(lambda: engine.fault() is None)
+    assert "vlserve" in said(engine, asks())[0]
+    wait_until(lambda: standin.control()["live_bytes"] == held)  # what it had opened is closed
+
+
 def test_a_model_that_is_loaded_and_unloaded_beside_another_changes_nothing(
     load: Callable[..., TpuEngine],
 ) -> None:
@@ -675,7 +727,15 @@ def broken_folders(folder: pathlib.Path, good: pathlib.Path) -> Sequence[tuple[p
         (two / name).touch()
     for name in ("a.bmodel", "._a.bmodel"):  # as some systems leave beside a copy
         (bare / name).touch()
-    return [(empty, "has 0 files"), (two, r"has 2 files .*\(a.bmodel, b.bmodel\)"), (bare, "has no config/")]
+    pipe, cut = folder / "pipe", folder / "cut"
+    for one in (pipe, cut):
+        shutil.copytree(good / "config", one / "config")
+    os.mkfifo(pipe / "a.bmodel")
+    header = struct.pack("<4I", 0xFF55AAEE, 64, 1000, 26_000_000)  # as the vendor's files begin
+    (cut / "a.bmodel").write_bytes(header + bytes(1000))
+    more = [(pipe, "is no plain file"), (cut, "is cut: it has 1016 bytes of 26001064 or more")]
+    more += [(empty, "has 0 files"), (bare, "has no config/")]
+    return [*more, (two, r"has 2 files .*\(a.bmodel, b.bmodel\)")]
 
 
 def test_a_folder_that_is_not_complete_is_told(compiled: Compiled, tmp_path: pathlib.Path) -> None:
@@ -748,3 +808,17 @@ def test_a_folder_with_a_bmodel_on_the_command_line_is_for_the_tpu(compiled: Com
 
     read = functools.partial(catalog.read, pathlib.Path(Settings().catalog))
     assert read(str(compiled())).resolve(None).engine == "bmrt"
+
+
+def test_a_bare_number_is_the_device_of_compiled_models_where_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    from app.settings import Settings
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    read = catalog.read(pathlib.Path(Settings().catalog), "demo", device="1")
+    assert read.resolve("qwen3-vl-instruct").device == "1"
+    with contextlib.closing(loader.load(read.resolve(None), lambda what, share: None)) as engine:
+        assert engine.device == ("mps" if torch.backends.mps.is_available() else "cpu")
