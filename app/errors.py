@@ -175,8 +175,9 @@ class DeviceFailed(Unavailable):
 
 
 class OutOfMemory(Unavailable):
-    """The device's memory ran out for this request, or a model does not fit: on which device, if only its own
-    models could make room, and how many bytes lack at least.
+    """The device's memory ran out for this request, or a model does not fit.
+
+    `device`: the one whose idle models could make room, if not any; `missing`: bytes that lack at least.
     """
 
     code = "out_of_memory"

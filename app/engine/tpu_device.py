@@ -32,7 +32,7 @@ from app.engine.bmrt import (
     Tensor,
     shape,
 )
-from app.engine.tpu_chip import LOADS, chip
+from app.engine.tpu_chip import chip
 
 Array = npt.NDArray[Any]
 
@@ -155,7 +155,7 @@ class Device:
         """Load a .bmodel and read what its networks are."""
         self._runtime = c_void_p(self._call("bmrt_create", self._handle))
         self._call("bmrt_set_flags", self._runtime, SHARE_MEMORY)
-        self._call(LOADS, self._runtime, str(path).encode())
+        self._call("bmrt_load_bmodel", self._runtime, str(path).encode())
         self._call("bm_thread_sync", self._handle)
         with self.chip.calling("bmrt_get_network_names"):
             names = self._libraries.network_names(self._runtime)
