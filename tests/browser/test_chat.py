@@ -298,6 +298,67 @@ def test_two_tabs_do_not_undo_one_another(playground: Playground, stage: Stage) 
     assert [text for role, text in roles(stage) if role == "user"] == ["One", "Two", "Three"]
 
 
+def test_what_another_tab_asks_during_an_answer_is_not_lost(playground: Playground, stage: Stage) -> None:
+    stage.plays(*says("Yes."))
+    playground.ask("One")
+    other = Playground(playground.page.context.new_page(), playground.problems)
+    other.page.goto(stage.url)
+    other.page.click("#conversations .open")
+    more = threading.Event()
+    stage.plays(chunk(content="Slow "), more, *says("but sure."))
+    playground.write("Two")
+    playground.page.keyboard.press("Enter")
+    expect(playground.content).to_have_text("Slow")
+    stage.plays(*says("Soon."))
+    other.ask("Three")
+    playground.evaluate("dispatchEvent(new Event('focus'))")
+    more.set()
+    expect(playground.answers).to_have_count(3)
+    playground.page.reload()
+    playground.page.click("#conversations .open")
+    expect(playground.page.locator(".answer .content")).to_have_text(["Yes.", "Slow but sure.", "Soon."])
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["looked-at", "in-its-answer"])
+def test_what_another_tab_deleted_does_not_come_back(
+    playground: Playground, stage: Stage, looks: bool
+) -> None:
+    stage.plays(*says("Yes."))
+    playground.ask("One")
+    other = Playground(playground.page.context.new_page(), playground.problems)
+    other.page.on("dialog", lambda dialog: dialog.accept())
+    other.page.goto(stage.url)
+    rows = playground.page.locator("#conversations .open")
+    more = threading.Event()
+    if not looks:
+        stage.plays(chunk(content="Slow "), more, *says("but sure."))
+        playground.write("Two")
+        playground.page.keyboard.press("Enter")
+        expect(playground.content).to_have_text("Slow")
+    other.page.click("#toggle-settings")
+    other.page.click("#forget")
+    expect(other.page.locator("#conversations .open")).to_have_count(0)
+    if looks:
+        playground.evaluate("dispatchEvent(new Event('focus'))")
+    more.set()
+    expect(rows).to_have_count(0)
+    expect(playground.page.locator("#welcome")).to_be_visible()
+    playground.page.reload()
+    expect(playground.page.locator("#welcome")).to_be_visible()
+    expect(rows).to_have_count(0)
+
+
+def test_a_row_stays_the_same_element_where_nothing_has_changed(playground: Playground, stage: Stage) -> None:
+    """A click whose button is replaced before it is let go is lost, and so is the keyboard's focus."""
+    stage.plays(*says("Yes."))
+    playground.ask("One")
+    row = playground.page.locator("#conversations .open")
+    row.focus()
+    playground.evaluate("dispatchEvent(new Event('focus'))")
+    playground.page.wait_for_timeout(300)
+    expect(row).to_be_focused()
+
+
 @pytest.mark.parametrize(
     "flags", [(), ("--api-header", "X-Api-Key", "--api-prefix", "none")], ids=["bearer", "own-header"]
 )

@@ -34,7 +34,7 @@ def code(playground: Playground, language: str) -> str:
 def run(language: str, shown: str, folder: pathlib.Path) -> str:
     """What it prints, pasted."""
     command = ["bash", "-c", shown] if language == "curl" else [sys.executable, "-c", shown]
-    environment = os.environ | {"VLSERVE_KEY": KEY}
+    environment = os.environ | {"VLSERVE_API_KEY": KEY}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=100)
     assert done.returncode == 0, done.stderr
     if language == "Python":

@@ -29,7 +29,7 @@ const composer = new Composer({
 
 /** The turns that what is written now would follow. */
 function turnsBefore() {
-  return edited ? current.turns.slice(0, current.turns.indexOf(edited.turn)) : current.turns;
+  return edited ? current.turns.filter(({ id }) => id < edited.turn.id) : current.turns;
 }
 
 /** Ask; returns what is to be written next, or false if this was not sent. */
@@ -41,7 +41,7 @@ function send(question) {
     return false;
   }
   composer.notice("");
-  const turn = { question, answer: noAnswer() };
+  const turn = { id: Date.now() + Math.random(), question, answer: noAnswer() };
   const draft = edited?.draft;
   current.turns = [...turnsBefore(), turn];
   edited = null;
@@ -53,13 +53,18 @@ function send(question) {
 }
 
 /** Store a conversation, if it was not deleted meanwhile. What breaks because the page is left is no news. */
-function keep(conversation) {
-  if (!left && conversations.includes(conversation)) store.keep(conversation);
+async function keep(conversation) {
+  if (left || !conversations.includes(conversation)) return;
+  if (!(await store.keep(conversation))) drop(conversation);
+  else if (conversation === current) show();
 }
 
-/** Store what has come of the answers that run. */
-function keepRunning() {
-  running.forEach((_, conversation) => keep(conversation));
+/** A conversation was deleted, here or in another tab. */
+function drop(conversation) {
+  conversations = conversations.filter((other) => other !== conversation);
+  running.get(conversation)?.abort();
+  if (conversation === current) turnTo(store.fresh());
+  else show();
 }
 
 async function answer(conversation, turn) {
@@ -67,6 +72,7 @@ async function answer(conversation, turn) {
   running.set(conversation, stopper);
   turn.earlier = turn.answer;
   turn.answer = noAnswer(settings.values.model);
+  turn.time = Date.now();
   const view = viewOf(turn);
   view.update(true);
   keep(conversation);
@@ -80,7 +86,7 @@ async function answer(conversation, turn) {
   }
   clearInterval(watch);
   running.delete(conversation);
-  conversation.time = Date.now();
+  conversation.time = turn.time = Date.now();
   const { failure } = turn.answer;
   // A new try that comes to nothing does not cost the answer that was there.
   if (turn.earlier.content && (failure || !turn.answer.content)) turn.answer = { ...turn.earlier, failure };
@@ -148,7 +154,17 @@ function show() {
   byId("welcome").hidden = elements.length > 0;
   composer.running = running.has(current);
   document.title = current.turns.length ? `${store.title(current)} · vlserve` : "vlserve";
-  byId("conversations").replaceChildren(...conversations.filter(({ turns }) => turns.length).map(row));
+  showList();
+}
+
+/** The list stays as it is where it has not changed: somebody may be about to press one of its buttons. */
+function showList() {
+  const list = byId("conversations");
+  const listed = conversations.filter(({ turns }) => turns.length);
+  const shown = JSON.stringify(listed.map((one) => [one.id, store.title(one), one === current]));
+  if (list.dataset.shown === shown) return;
+  list.dataset.shown = shown;
+  list.replaceChildren(...listed.map(row));
 }
 
 function row(conversation) {
@@ -159,11 +175,8 @@ function row(conversation) {
   opener.addEventListener("click", () => turnTo(conversation));
   remover.setAttribute("aria-label", `Delete ${store.title(conversation)}`);
   remover.addEventListener("click", () => {
-    conversations = conversations.filter((other) => other !== conversation);
-    running.get(conversation)?.abort();
     store.forget(conversation);
-    if (conversation === current) turnTo(store.fresh());
-    else show();
+    drop(conversation);
   });
   return element;
 }
@@ -225,7 +238,7 @@ async function showCode() {
   const links = [...files].flatMap(([name, blob], index) => [index ? ", " : "Reads ", save(name, blob)]);
   byId("code-about").replaceChildren(...links, [
     files.size ? " from the current folder." : "",
-    server.keyRequired ? "Takes the key from the variable VLSERVE_KEY." : "",
+    server.keyRequired ? "Takes the key from the variable VLSERVE_API_KEY." : "",
     language === "python" ? "Needs pip install openai." : "",
   ].filter(Boolean).join(" "));
 }
@@ -273,18 +286,24 @@ byId("forget").addEventListener("click", async () => {
   await store.forget();
   turnTo(store.fresh());
 });
-document.addEventListener("visibilitychange", keepRunning); // a phone may end a page that it hides
+document.addEventListener("visibilitychange", () => { // a phone may end a page that it hides
+  running.forEach((_, conversation) => keep(conversation));
+});
 addEventListener("pagehide", () => {
-  keepRunning();
+  running.forEach((_, conversation) => conversations.includes(conversation) && store.keepAtOnce(conversation));
   left = true;
 });
 addEventListener("pageshow", () => { left = false; });
 addEventListener("focus", async () => {
-  for (const stored of await store.all()) {
+  const found = await store.all();
+  if (!found) return;
+  const there = new Set(found.map(({ id }) => id));
+  conversations.filter((mine) => store.isKnown(mine) && !there.has(mine.id)).forEach(drop);
+  for (const stored of found.reverse()) {
     const mine = conversations.find(({ id }) => id === stored.id);
     if (mine && (running.has(mine) || mine.time >= stored.time)) continue;
-    conversations = [stored, ...conversations.filter((other) => other !== mine)]; // another tab had it
-    if (mine === current) turnTo(stored);
+    if (mine) store.become(mine, stored); // another tab had it
+    conversations = [mine ?? stored, ...conversations.filter((other) => other !== mine)];
   }
   show();
 });
@@ -295,5 +314,5 @@ scroll.install();
 installCode();
 installIdeas();
 readModels();
-conversations.push(...(await store.all()));
+conversations.push(...((await store.all()) ?? []));
 show();

@@ -30,7 +30,7 @@ export function python(body) {
   const { enable_thinking: thinking, ...known } = body;
   const bearer = server.keyHeader.toLowerCase() === "authorization" && server.keyPrefix.toLowerCase() === "bearer";
   const usesMedia = JSON.stringify(body).includes(MARK);
-  const secret = 'os.environ["VLSERVE_KEY"]';
+  const secret = 'os.environ["VLSERVE_API_KEY"]';
   const header = `${literal(server.keyHeader)}: ${server.keyPrefix ? `${literal(`${server.keyPrefix} `)} + ` : ""}${secret}`;
   const imports = [...(usesMedia ? ["import base64"] : []), ...(server.keyRequired ? ["import os"] : [])];
   const client = [
@@ -95,7 +95,7 @@ export function curl(body) {
     `curl -N ${shell(`${server.base}/chat/completions`)}`,
     "-H 'Content-Type: application/json'",
     ...(server.keyRequired
-      ? [`-H "${server.keyHeader}: ${server.keyPrefix ? `${server.keyPrefix} ` : ""}$VLSERVE_KEY"`]
+      ? [`-H "${server.keyHeader}: ${server.keyPrefix ? `${server.keyPrefix} ` : ""}$VLSERVE_API_KEY"`]
       : []),
     "-d @-",
   ].join(" \\\n  ");
