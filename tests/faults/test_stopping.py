@@ -212,6 +212,35 @@ def test_a_reload_of_what_cannot_be_is_refused(tmp_path: pathlib.Path) -> None:
         wait_until(lambda: requests.get(f"{server.url}/v1/models", headers=known, timeout=10).ok)
 
 
+def test_a_reload_that_waits_for_a_stream_hears_the_next_signal(
+    tmp_path: pathlib.Path, endless: pathlib.Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("one-key\n")
+    known = {"Authorization": "Bearer one-key"}
+    flags = ("--model", str(endless), "--drain-timeout", "300", "--api-keys-file", str(keys))
+    with running(tmp_path, *flags) as server:
+        url, body = f"{server.url}/v1/chat/completions", HELLO | {"max_tokens": LONG}
+        with requests.post(url, json=body, headers=known, stream=True, timeout=90) as answer:
+            blocks = answer.iter_content(None)
+            next(blocks)
+            keys.write_text("another-key\n")
+            server.process.send_signal(signal.SIGHUP)
+            known = {"Authorization": "Bearer another-key"}
+            wait_until(lambda: requests.get(f"{server.url}/v1/models", headers=known, timeout=10).ok)
+            keys.write_text('not "a" key\n')
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: "not reloaded" in server.log, 30)
+            keys.write_text("a-third-key\n")
+            server.process.send_signal(signal.SIGHUP)
+            known = {"Authorization": "Bearer a-third-key"}
+            wait_until(lambda: requests.get(f"{server.url}/v1/models", headers=known, timeout=10).ok)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "requests still run" in server.log, 30)
+            assert next(blocks)
+        assert server.process.wait(30) == 0
+
+
 def test_a_worker_that_dies_is_replaced_and_its_clients_know(lasting: Server) -> None:
     first = lasting.worker()
     streams = open_streams(lasting, 4, LONG)
