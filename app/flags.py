@@ -18,6 +18,9 @@ ELSEWHERE = {
 }
 """Flags of the servers of docs/migrate.md, and what says the same of this one."""
 
+SPELT = {"fp16": "float16", "half": "float16", "fp32": "float32", "warn": "warning"}
+"""Values as other tools spell them."""
+
 
 class SettingsError(ValueError):
     """A setting from a flag or the environment that cannot be; its text is one line for a person."""
@@ -25,8 +28,18 @@ class SettingsError(ValueError):
 
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """The end of a message about a wrong word: the right one that is most like it, if one is."""
-    near = difflib.get_close_matches(wrong, right, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    by_lower = {one.lower(): one for one in right}
+    near = difflib.get_close_matches(SPELT.get(wrong.lower(), wrong.lower()), by_lower, 1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+class OneModel(argparse.Action):
+    """--model and what is short for it, of which there can be one."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            parser.error(f"{option_string}: a model is named already; one can be the default")
+        setattr(namespace, self.dest, values if self.const is None else self.const)
 
 
 class FlagHelp(argparse.HelpFormatter):

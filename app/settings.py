@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from app.flags import FlagHelp, Parser, nearest
+from app.flags import FlagHelp, OneModel, Parser, nearest
 from app.flags import SettingsError as SettingsError
 
 VERSION = "0.1.0"
@@ -246,14 +246,14 @@ def parser(command: str = "serve") -> argparse.ArgumentParser:
             options["metavar"] = row.metadata["metavar"] or (
                 "N" if type(row.default) in (int, float) else "X"
             )
-            if isinstance(row.default, tuple):
-                options["action"] = "extend"
+            several = "extend" if isinstance(row.default, tuple) else "store"
+            options["action"] = OneModel if row.name == "model" else several
             if row.metadata["choices"]:
                 options["metavar"] = "|".join(row.metadata["choices"])
         groups[title].add_argument(*flags(row), **options)
     for name, source in (("--qwen", "qwen2.5-7b-instruct"), ("--llama", "llama-3.1-8b-instruct")):
         about = f"short for --model {source}"
-        groups["models"].add_argument(name, dest="model", action="store_const", const=source, help=about)
+        groups["models"].add_argument(name, dest="model", action=OneModel, nargs=0, const=source, help=about)
     return result
 
 

@@ -37,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(list(arguments))
     server = client.remote(given, given.timeout)
     case = _case(given)
+    for flag, (name, *_) in LIMITS.items():
+        if not case.stream and name in ("ttft_ms", "tpot_ms") and _limit(given, flag) is not None:
+            raise SettingsError(f"{flag}: only a stream has that figure; leave --no-stream out")
     if given.plot:
         plot.check(given.plot)
     for file in (given.json, given.plot):

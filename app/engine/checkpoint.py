@@ -6,6 +6,7 @@ ModelNotFound or ModelLoadFailed.
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,8 @@ def explained(spec: ModelSpec, what: str) -> Iterator[None]:
     except MemoryError:
         raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None
     except Exception as error:
+        if not threading.main_thread().is_alive():  # Python is being taken apart, and imports fail
+            raise ModelLoadFailed(f"{spec.id}: the server ended while it was loaded.") from None
         log.warning("%s: %s", spec.id, what, exc_info=True)
         if "out of memory" in str(error).lower():
             raise OutOfMemory(f"{spec.id}: the memory ran out while it was loaded.") from None

@@ -191,16 +191,19 @@ def test_json_to_standard_output_is_alone_there(fake: FakeServer, capsys: Captur
     [
         (("--max-errors", "0", "--max-e2e-p99", "60000", "--min-tokens-per-s", "0.1"), 0, ""),
         (("--max-ttft-p50", "0"), 1, "missed: --max-ttft-p50 0: it was "),
-        (("--no-stream", "--plain", "--max-ttft-p50", "1000"), 1, "there is no such figure"),
     ],
 )
 def test_a_missed_limit_is_the_exit_code(
     fake: FakeServer, capsys: Captured, flags: tuple[str, ...], code: int, said: str
 ) -> None:
-    if "--no-stream" in flags:
-        fake.answers[CHAT] = (200, {"usage": {"completion_tokens": 2}})
     assert bench(fake, *flags) == code
     assert said in capsys.readouterr().err
+
+
+def test_a_limit_that_only_a_stream_can_have_is_refused_before_the_load(fake: FakeServer) -> None:
+    with pytest.raises(SettingsError, match="--max-ttft-p95: only a stream"):
+        bench(fake, "--no-stream", "--max-ttft-p95", "100")
+    assert fake.requests == []
 
 
 def test_errors_are_counted_by_kind_and_shown_with_an_example(fake: FakeServer, capsys: Captured) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from app.engine import linear, loader, machine
+from app.engine import checkpoint, linear, loader, machine
 from app.engine.types import (
     Defaults,
     Engine,
@@ -576,3 +577,16 @@ def test_a_model_that_cannot_be_batched_says_so_and_answers(
     again = [event.id for event in engine.submit(request) if isinstance(event, Token)]
     assert sorted(again) == sorted(event.id for event in events if isinstance(event, Token))
     engine.close()
+
+
+def test_a_stop_during_a_load_is_no_fault_of_the_weights(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("threading.main_thread", threading.Thread)  # one that does not run, as at the end
+    spec = ModelSpec(id="m", source="m")
+    with (
+        pytest.raises(ModelLoadFailed, match="the server ended"),
+        checkpoint.explained(spec, "cannot be read"),
+    ):
+        raise AttributeError("prims.frexp")
+    assert caplog.text == ""
