@@ -285,12 +285,18 @@ def test_a_conversation_that_is_deleted_in_its_answer_stays_deleted(
     expect(page.locator("#conversations .open")).to_have_count(0)
 
 
-def test_two_tabs_do_not_undo_one_another(playground: Playground, stage: Stage) -> None:
-    stage.plays(*says("Yes."))
-    playground.ask("One")
+def second_tab(playground: Playground, stage: Stage) -> Playground:
+    """Another page of the same browser, with the conversation open."""
     other = Playground(playground.page.context.new_page(), playground.problems)
     other.page.goto(stage.url)
     other.page.click("#conversations .open")
+    return other
+
+
+def test_two_tabs_do_not_undo_one_another(playground: Playground, stage: Stage) -> None:
+    stage.plays(*says("Yes."))
+    playground.ask("One")
+    other = second_tab(playground, stage)
     other.ask("Two")
     playground.evaluate("dispatchEvent(new Event('focus'))")
     expect(playground.answers).to_have_count(2)
@@ -301,9 +307,7 @@ def test_two_tabs_do_not_undo_one_another(playground: Playground, stage: Stage) 
 def test_what_another_tab_asks_during_an_answer_is_not_lost(playground: Playground, stage: Stage) -> None:
     stage.plays(*says("Yes."))
     playground.ask("One")
-    other = Playground(playground.page.context.new_page(), playground.problems)
-    other.page.goto(stage.url)
-    other.page.click("#conversations .open")
+    other = second_tab(playground, stage)
     more = threading.Event()
     stage.plays(chunk(content="Slow "), more, *says("but sure."))
     playground.write("Two")
